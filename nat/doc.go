@@ -1,0 +1,2 @@
+// Package nat holds the promise "one flow, one server".
+package nat
