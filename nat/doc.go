@@ -1,2 +1,33 @@
-// Package nat holds the promise "one flow, one server".
+// Package nat keeps the promise that the whole program is named after: every
+// flow has one server, for its whole life.
+//
+// # Theory of operation
+//
+// A flow has two halves. The inside is the client's: it is offered by the room
+// that reads packets as a [TCPInside], [UDPInside] or [EchoInside], and shows
+// the client only the anycast address AA. The outside is a socket of our
+// kernel to the unicast address UA of one member. The [Translator] joins them:
+//
+//	client --AA--> inside | table | outside --UA--> member
+//
+// A flow is entered in the table under its [Tuple] before anything else, which
+// is where the [Limits] are held. Then its member is asked for, once, from the
+// [Resolver]; the pin the answer came from may expire or change a moment
+// later, but the flow has copied it and is never rebound. Then the member is
+// dialled. Only when it has answered is the client answered, so a refused,
+// unreachable or silent member looks refused, unreachable or silent
+// ([ReasonFor] is the one place that decides which). The single exception to
+// "never rebound" is before that answer: a TCP dial that fails is tried once
+// more on a freshly resolved member, when no byte has gone anywhere and the
+// client cannot tell.
+//
+// TCP is spliced: two copies, one for each direction, each ending with the FIN
+// it has read and passed on. Anything but FIN ends both legs with RST. UDP is
+// carried datagram by datagram over a socket connected to UA until the flow
+// has been idle. Echo is carried request by request; its flow outlives the
+// requests by a minute so that one ping run sees one member.
+//
+// Every Serve method blocks until its flow has ended, and the caller owns the
+// goroutine. The package knows neither packets nor probes, and imports nothing
+// but the standard library.
 package nat

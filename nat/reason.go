@@ -80,4 +80,3 @@ func ReasonFor(err error) Reason {
 	return Unreachable
 }
 
-var errBusy = errors.New("nat: a limit was reached")

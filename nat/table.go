@@ -1,0 +1,260 @@
+package nat
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Limits bounds what clients can make the translator hold. Every field must
+// be positive; [DefaultLimits] says what is used when nothing else is asked
+// for. A flow over a limit is answered with [Busy] and counted; flows that are
+// already in the table are never touched.
+type Limits struct {
+	Flows             int // flows in the table, all clients together
+	FlowsPerClient    int // flows of one client address
+	Opening           int // flows whose client has not been answered yet
+	OpeningPerClient  int // the same, of one client address
+	OpeningPerAnycast int // the same, to one AA: a black-holed AA cannot use up Opening
+}
+
+// DefaultLimits are sized for one busy host: each TCP flow costs a file
+// descriptor and some tens of kilobytes.
+func DefaultLimits() Limits {
+	return Limits{
+		Flows:             65536,
+		FlowsPerClient:    32768,
+		Opening:           4096,
+		OpeningPerClient:  2048,
+		OpeningPerAnycast: 1024,
+	}
+}
+
+func (l Limits) validate() error {
+	for _, field := range []struct {
+		name  string
+		value int
+	}{
+		{"Flows", l.Flows}, {"FlowsPerClient", l.FlowsPerClient}, {"Opening", l.Opening},
+		{"OpeningPerClient", l.OpeningPerClient}, {"OpeningPerAnycast", l.OpeningPerAnycast},
+	} {
+		if field.value < 1 {
+			return fmt.Errorf("nat: limit %s is %d: it must be at least 1", field.name, field.value)
+		}
+	}
+	return nil
+}
+
+var (
+	errBusy     = errors.New("nat: a limit was reached")
+	errDraining = fmt.Errorf("%w: the translator is being stopped", errBusy)
+	errExists   = errors.New("nat: the tuple is in use by another flow")
+)
+
+// table is the one place that knows which flows exist.
+type table struct {
+	limits Limits
+
+	mu         sync.Mutex
+	flows      map[Tuple]*flow
+	lastID     uint64
+	perClient  map[netip.Addr]int
+	opening    int
+	openClient map[netip.Addr]int
+	openAA     map[netip.Addr]int
+	draining   bool
+	empty      chan struct{} // closed when draining and no flow is left
+}
+
+func newTable(l Limits) *table {
+	return &table{
+		limits:     l,
+		flows:      make(map[Tuple]*flow),
+		perClient:  make(map[netip.Addr]int),
+		openClient: make(map[netip.Addr]int),
+		openAA:     make(map[netip.Addr]int),
+		empty:      make(chan struct{}),
+	}
+}
+
+// open enters a new flow, in state Resolving, or says why it may not be.
+func (t *table) open(tuple Tuple, cut context.CancelFunc) (*flow, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.openLocked(tuple, cut)
+}
+
+func (t *table) openLocked(tuple Tuple, cut context.CancelFunc) (*flow, error) {
+	client, aa := tuple.Client.Addr(), tuple.Anycast.Addr()
+	switch {
+	case t.draining:
+		return nil, errDraining
+	case t.flows[tuple] != nil:
+		return nil, errExists
+	case len(t.flows) >= t.limits.Flows,
+		t.perClient[client] >= t.limits.FlowsPerClient,
+		t.opening >= t.limits.Opening,
+		t.openClient[client] >= t.limits.OpeningPerClient,
+		t.openAA[aa] >= t.limits.OpeningPerAnycast:
+		return nil, errBusy
+	}
+	t.lastID++
+	f := &flow{tuple: tuple, id: t.lastID, started: time.Now(), cut: cut, opening: true}
+	f.setState(Resolving)
+	t.flows[tuple] = f
+	t.perClient[client]++
+	t.opening++
+	t.openClient[client]++
+	t.openAA[aa]++
+	return f, nil
+}
+
+// answered notes that the client has been answered: the flow no longer counts
+// against the opening limits.
+func (t *table) answered(f *flow) {
+	f.setState(Established)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.answeredLocked(f)
+}
+
+func (t *table) answeredLocked(f *flow) {
+	if !f.opening {
+		return
+	}
+	f.opening = false
+	t.opening--
+	decrement(t.openClient, f.tuple.Client.Addr())
+	decrement(t.openAA, f.tuple.Anycast.Addr())
+}
+
+// close removes the flow. It is called once for each flow that open returned.
+func (t *table) close(f *flow) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.closeLocked(f)
+}
+
+func (t *table) closeLocked(f *flow) {
+	t.answeredLocked(f)
+	delete(t.flows, f.tuple)
+	decrement(t.perClient, f.tuple.Client.Addr())
+	t.signalEmptyLocked()
+}
+
+// use enters an Echo flow or finds the one that is there, and counts one more
+// request being served; release takes that back. Echo has no end of its own,
+// so the entry stays for lifetime after the last request (RFC 5508 section
+// 3.2, REQ-1: at least 60 seconds).
+func (t *table) use(tuple Tuple) (*flow, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	f := t.flows[tuple]
+	if f == nil {
+		var err error
+		if f, err = t.openLocked(tuple, func() {}); err != nil {
+			return nil, err
+		}
+	} else if t.draining {
+		return nil, errDraining
+	}
+	if f.idle != nil {
+		f.idle.Stop()
+		f.idle = nil
+	}
+	f.uses++
+	return f, nil
+}
+
+func (t *table) release(f *flow, lifetime time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	f.uses--
+	if f.uses > 0 {
+		return
+	}
+	if t.draining || f.member.Load() == nil {
+		t.closeLocked(f)
+		return
+	}
+	// The timer is compared under the lock: a request that came in while it
+	// fired has put another in its place, or none.
+	var timer *time.Timer
+	timer = time.AfterFunc(lifetime, func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if f.idle == timer {
+			f.idle = nil
+			t.closeLocked(f)
+		}
+	})
+	f.idle = timer
+}
+
+// drain makes open refuse from now on, and returns a channel that is closed
+// when the last flow has gone. Echo flows that wait for nothing go now.
+func (t *table) drain() <-chan struct{} {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.draining = true
+	for _, f := range t.flows {
+		if f.idle != nil {
+			f.idle.Stop()
+			f.idle = nil
+			t.closeLocked(f)
+		}
+	}
+	t.signalEmptyLocked()
+	return t.empty
+}
+
+func (t *table) signalEmptyLocked() {
+	if !t.draining || len(t.flows) > 0 {
+		return
+	}
+	select {
+	case <-t.empty:
+	default:
+		close(t.empty)
+	}
+}
+
+// cutAll ends every flow that is left.
+func (t *table) cutAll() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, f := range t.flows {
+		f.cut()
+	}
+}
+
+// snapshot returns the flows, oldest first.
+func (t *table) snapshot() []FlowInfo {
+	t.mu.Lock()
+	infos := make([]FlowInfo, 0, len(t.flows))
+	for _, f := range t.flows {
+		infos = append(infos, f.info())
+	}
+	t.mu.Unlock()
+	slices.SortFunc(infos, func(a, b FlowInfo) int { return cmp.Compare(a.ID, b.ID) })
+	return infos
+}
+
+// size returns the number of flows and how many of them are opening.
+func (t *table) size() (flows, opening int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.flows), t.opening
+}
+
+// decrement keeps the maps from growing with every address ever seen.
+func decrement(counts map[netip.Addr]int, key netip.Addr) {
+	if counts[key]--; counts[key] <= 0 {
+		delete(counts, key)
+	}
+}

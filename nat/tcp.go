@@ -1,0 +1,114 @@
+package nat
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"time"
+)
+
+// ServeTCP carries one TCP flow from the client's SYN to its end and returns
+// when both halves are closed. The member is dialled before the client is
+// answered, so the client sees what it would have seen from the member. ctx
+// ends when the client gives up before it was answered, or when everything is
+// to end; a flow that is established by then is reset.
+func (t *Translator) ServeTCP(ctx context.Context, tuple Tuple, in TCPInside) {
+	ctx, cut := context.WithCancel(ctx)
+	defer cut()
+	f, err := t.table.open(tuple, cut)
+	if err != nil {
+		in.Reject(t.refuse(tuple, netip.Addr{}, err))
+		return
+	}
+	defer t.table.close(f)
+
+	outside, err := t.dialMember(ctx, f)
+	if err != nil {
+		if ctx.Err() != nil {
+			t.stats.gaveUp.Add(1)
+			in.Reject(Timeout)
+			return
+		}
+		in.Reject(t.refuse(tuple, f.memberOrZero(), err))
+		return
+	}
+	f.setState(Accepting)
+	inside, err := in.Accept()
+	if err != nil {
+		t.stats.gaveUp.Add(1)
+		t.log.Debug("client did not complete its handshake", "flow", tuple, "err", err)
+		reset(outside)
+		return
+	}
+	t.stats.tcpOpened.Add(1)
+	t.table.answered(f)
+	t.log.Debug("flow established", "flow", tuple, "member", f.memberOrZero(), "id", f.id)
+	clean := t.splice(ctx, f, inside, outside)
+	if !clean {
+		t.stats.reset.Add(1)
+	}
+	t.log.Debug("flow ended", "flow", tuple, "member", f.memberOrZero(), "id", f.id,
+		"bytes_out", f.sent.Load(), "bytes_in", f.got.Load(), "reset", !clean)
+}
+
+// dialMember connects the flow to a member, trying once more on a freshly
+// resolved one before it gives up. No byte has gone to any member yet and the
+// client has not been answered, so it cannot tell.
+func (t *Translator) dialMember(ctx context.Context, f *flow) (TCPConn, error) {
+	ctx, cancel := context.WithTimeout(ctx, t.timeouts.Dial)
+	defer cancel()
+	conn, ua, err := t.dialOnce(ctx, f, t.timeouts.FirstDial)
+	if err == nil || ctx.Err() != nil || !ua.IsValid() || ReasonFor(err) == Busy {
+		return conn, err
+	}
+	t.resolver.Suspect(f.tuple.Anycast.Addr(), ua)
+	t.stats.retried.Add(1)
+	t.log.Debug("member did not take the flow, trying once more", "flow", f.tuple, "member", ua, "err", err)
+	conn, second, again := t.dialOnce(ctx, f, t.timeouts.Dial)
+	if again == nil {
+		return conn, nil
+	}
+	if !second.IsValid() {
+		// No second member was found: the first one's answer is the true one.
+		return nil, err
+	}
+	if second != ua {
+		t.resolver.Suspect(f.tuple.Anycast.Addr(), second)
+	}
+	return nil, again
+}
+
+// dialOnce resolves, and dials for at most limit. The address it returns is
+// the member it dialled, or the zero Addr if none was found.
+func (t *Translator) dialOnce(ctx context.Context, f *flow, limit time.Duration) (TCPConn, netip.Addr, error) {
+	f.setState(Resolving)
+	ua, err := t.resolver.Resolve(ctx, f.tuple.Client.Addr(), f.tuple.Anycast.Addr())
+	if err != nil {
+		return nil, netip.Addr{}, err
+	}
+	f.rebind(ua)
+	f.setState(Dialling)
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	conn, err := t.dial(ctx, "tcp", netip.AddrPortFrom(ua, f.tuple.Anycast.Port()))
+	if err != nil {
+		return nil, ua, err
+	}
+	switch conn := conn.(type) {
+	case TCPConn:
+		return conn, ua, nil
+	case *net.TCPConn:
+		return kernelTCP{conn}, ua, nil
+	}
+	return nil, ua, errors.Join(errors.New("nat: the dialled connection is not TCP"), conn.Close())
+}
+
+// kernelTCP is a kernel socket as a leg of a flow.
+type kernelTCP struct{ *net.TCPConn }
+
+// Reset implements [TCPConn]: closing with a linger time of zero makes the
+// kernel send RST (tcp(7), socket(7) SO_LINGER).
+func (c kernelTCP) Reset() error {
+	return errors.Join(c.SetLinger(0), c.Close())
+}

@@ -1,0 +1,187 @@
+package nat
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync/atomic"
+	"time"
+)
+
+// Timeouts are the timers of a flow. Every field must be positive;
+// [DefaultTimeouts] says what is used when nothing else is asked for.
+type Timeouts struct {
+	// FirstDial bounds the first attempt to reach a member by TCP; then the
+	// flow is dialled once more on a freshly resolved member.
+	FirstDial time.Duration
+	// Dial bounds both attempts together.
+	Dial time.Duration
+	// UDPIdle ends a UDP flow when nothing has moved for so long.
+	UDPIdle time.Duration
+	// DNSIdle is UDPIdle for port 53.
+	DNSIdle time.Duration
+	// Echo is how long the reply to one echo request is waited for.
+	Echo time.Duration
+	// EchoIdle is how long an Echo flow keeps its member after a request.
+	EchoIdle time.Duration
+}
+
+// DefaultTimeouts follow the RFCs that say what a translator owes its clients.
+// There is none for established TCP: a flow ends when its ends say so.
+func DefaultTimeouts() Timeouts {
+	return Timeouts{
+		FirstDial: 5 * time.Second,   // SYN and two retransmissions (RFC 6298 section 2)
+		Dial:      127 * time.Second, // Linux: tcp_syn_retries = 6
+		UDPIdle:   300 * time.Second, // RFC 4787 section 4.3: recommended 5 minutes, never under 2
+		DNSIdle:   30 * time.Second,  // one question, one answer
+		Echo:      10 * time.Second,
+		EchoIdle:  60 * time.Second, // RFC 5508 section 3.2, REQ-1
+	}
+}
+
+func (t Timeouts) validate() error {
+	for _, field := range []struct {
+		name  string
+		value time.Duration
+	}{
+		{"FirstDial", t.FirstDial}, {"Dial", t.Dial}, {"UDPIdle", t.UDPIdle},
+		{"DNSIdle", t.DNSIdle}, {"Echo", t.Echo}, {"EchoIdle", t.EchoIdle},
+	} {
+		if field.value <= 0 {
+			return fmt.Errorf("nat: timeout %s is %v: it must be positive", field.name, field.value)
+		}
+	}
+	return nil
+}
+
+// Config is what a Translator is made of. Resolver, Dial and Pinger are
+// required; zero Limits and Timeouts stand for the defaults; a nil Log
+// discards.
+type Config struct {
+	Resolver Resolver
+	Dial     DialFunc
+	Pinger   Pinger
+	Limits   Limits
+	Timeouts Timeouts
+	Log      *slog.Logger
+}
+
+// Translator gives each flow one member and keeps it there. All its methods
+// may be called at once from many goroutines.
+type Translator struct {
+	resolver Resolver
+	dial     DialFunc
+	pinger   Pinger
+	timeouts Timeouts
+	log      *slog.Logger
+	table    *table
+	stats    counters
+}
+
+// New returns a Translator, or an error that names the missing or wrong field
+// of the configuration.
+func New(c Config) (*Translator, error) {
+	if c.Resolver == nil || c.Dial == nil || c.Pinger == nil {
+		return nil, errors.New("nat: Resolver, Dial and Pinger are required")
+	}
+	if c.Limits == (Limits{}) {
+		c.Limits = DefaultLimits()
+	}
+	if c.Timeouts == (Timeouts{}) {
+		c.Timeouts = DefaultTimeouts()
+	}
+	if err := errors.Join(c.Limits.validate(), c.Timeouts.validate()); err != nil {
+		return nil, err
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Translator{
+		resolver: c.Resolver, dial: c.Dial, pinger: c.Pinger,
+		timeouts: c.Timeouts, log: c.Log, table: newTable(c.Limits),
+	}, nil
+}
+
+// Flows returns the flows as they stand now, oldest first.
+func (t *Translator) Flows() []FlowInfo { return t.table.snapshot() }
+
+// Drain refuses new flows, waits for those there are to end, and cuts what is
+// left when ctx ends; then it returns the context's error. TCP flows are cut
+// with RST both ways. It returns nil if every flow ended by itself. Serve
+// calls that are under way return soon after.
+func (t *Translator) Drain(ctx context.Context) error {
+	empty := t.table.drain()
+	select {
+	case <-empty:
+		return nil
+	case <-ctx.Done():
+	}
+	t.table.cutAll()
+	<-empty
+	return ctx.Err()
+}
+
+// Stats counts what the Translator has done since it was made. Flows and
+// Opening are gauges; everything else only grows.
+type Stats struct {
+	Flows   int `json:"flows"`   // in the table now
+	Opening int `json:"opening"` // of those, not yet answered
+
+	TCPOpened  uint64 `json:"tcp_opened"`  // established TCP flows
+	UDPOpened  uint64 `json:"udp_opened"`  // UDP flows with an outside socket
+	EchoServed uint64 `json:"echo_served"` // echo replies handed to clients
+	BytesOut   uint64 `json:"bytes_out"`   // payload, client to member
+	BytesIn    uint64 `json:"bytes_in"`    // payload, member to client
+
+	Retried    uint64 `json:"retried"`     // second dials on a freshly resolved member
+	Limited    uint64 `json:"limited"`     // refused at a limit, or while draining
+	Rejected   uint64 `json:"rejected"`    // flows the client was told it cannot have, for any reason
+	Reset      uint64 `json:"reset"`       // TCP flows that ended with RST
+	GaveUp     uint64 `json:"gave_up"`     // clients that went away before they were answered
+	EchoLost   uint64 `json:"echo_lost"`   // echo requests without a reply
+	UDPDropped uint64 `json:"udp_dropped"` // datagrams the outside socket or the client's side did not take
+}
+
+type counters struct {
+	tcpOpened, udpOpened, echoServed, bytesOut, bytesIn  atomic.Uint64
+	retried, limited, rejected, reset, gaveUp, echoLost atomic.Uint64
+	udpDropped                                           atomic.Uint64
+}
+
+// Stats returns the counters as they stand now.
+func (t *Translator) Stats() Stats {
+	c := &t.stats
+	flows, opening := t.table.size()
+	return Stats{
+		Flows: flows, Opening: opening,
+		TCPOpened: c.tcpOpened.Load(), UDPOpened: c.udpOpened.Load(), EchoServed: c.echoServed.Load(),
+		BytesOut: c.bytesOut.Load(), BytesIn: c.bytesIn.Load(),
+		Retried: c.retried.Load(), Limited: c.limited.Load(), Rejected: c.rejected.Load(), Reset: c.reset.Load(),
+		GaveUp: c.gaveUp.Load(), EchoLost: c.echoLost.Load(), UDPDropped: c.udpDropped.Load(),
+	}
+}
+
+// refuse counts and logs a flow that is not to be, and returns what to tell
+// the client.
+func (t *Translator) refuse(tuple Tuple, ua netip.Addr, err error) Reason {
+	reason := ReasonFor(err)
+	if errors.Is(err, errBusy) {
+		t.stats.limited.Add(1)
+	}
+	t.stats.rejected.Add(1)
+	t.log.Debug("flow refused", "flow", tuple, "member", ua, "told", reason, "err", err)
+	return reason
+}
+
+// count adds the bytes that moved to the flow and to the whole.
+func (t *Translator) countOut(f *flow, n int) {
+	f.touch(&f.sent, n)
+	t.stats.bytesOut.Add(uint64(n))
+}
+
+func (t *Translator) countIn(f *flow, n int) {
+	f.touch(&f.got, n)
+	t.stats.bytesIn.Add(uint64(n))
+}
