@@ -79,4 +79,3 @@ func ReasonFor(err error) Reason {
 	}
 	return Unreachable
 }
-

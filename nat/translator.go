@@ -145,9 +145,9 @@ type Stats struct {
 }
 
 type counters struct {
-	tcpOpened, udpOpened, echoServed, bytesOut, bytesIn  atomic.Uint64
+	tcpOpened, udpOpened, echoServed, bytesOut, bytesIn atomic.Uint64
 	retried, limited, rejected, reset, gaveUp, echoLost atomic.Uint64
-	udpDropped                                           atomic.Uint64
+	udpDropped                                          atomic.Uint64
 }
 
 // Stats returns the counters as they stand now.

@@ -190,10 +190,11 @@ func (u *udpFlow) inwards() {
 		if err != nil {
 			return
 		}
-		if _, err := u.in.Write(buf[:n]); err != nil {
-			if errors.Is(err, net.ErrClosed) {
-				return
-			}
+		switch _, err := u.in.Write(buf[:n]); {
+		case err == nil:
+		case errors.Is(err, net.ErrClosed), transient(err):
+			return // the client has closed its port: the flow has ended
+		default:
 			u.t.stats.udpDropped.Add(1)
 			continue
 		}
