@@ -64,7 +64,7 @@ func TestEchoKeepsItsMember(t *testing.T) {
 				t.Errorf("request %d went to %v, want %v", i, asked[i], ua)
 			}
 		}
-		time.Sleep(time.Minute)
+		time.Sleep(61 * time.Second)
 		if s := tr.Stats(); s.Flows != 0 || s.EchoServed != 4 {
 			t.Errorf("stats: %+v", s)
 		}
@@ -96,7 +96,7 @@ func TestEchoThatIsNotAnsweredIsSilent(t *testing.T) {
 				if e.reply != nil || e.told != tc.told {
 					t.Errorf("reply %q, told %v, want no reply and %v", e.reply, e.told, tc.told)
 				}
-				time.Sleep(time.Minute)
+				time.Sleep(61 * time.Second)
 				if s := tr.Stats(); s.Flows != 0 || s.Opening != 0 {
 					t.Errorf("stats: %+v", s)
 				}
