@@ -1,0 +1,196 @@
+package aarptun_test
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// rooms is the plan of the house: each room with the rooms it may import.
+// ARCHITECTURE.md draws the same. A room that is not here was not planned.
+var rooms = map[string][]string{
+	"cmd/aarptun":     {"internal/config", "internal/daemon", "internal/admin", "tun", "tun/netns", "nat", "resolver", "resolver/ping", "resolver/member"},
+	"internal/daemon": {"internal/config", "internal/admin", "tun", "stack", "nat", "resolver", "resolver/ping"},
+	"internal/config": {},
+	"internal/admin":  {"nat", "resolver"},
+	"tun":             {},
+	"stack":           {"nat"},
+	"nat":             {},
+	"resolver":        {"resolver/ping"},
+	"resolver/ping":   {},
+	"resolver/member": {},
+	"scripts/lab":     {},
+}
+
+// homes says where each big library lives: it is imported in one room only, so
+// that only this room has to know it. Tests may use any of them.
+var homes = map[string][]string{
+	"gvisor.dev/gvisor":               {"stack"},
+	"golang.zx2c4.com/wireguard":      {"tun"},
+	"github.com/vishvananda/netlink":  {"tun"},
+	"github.com/vishvananda/netns":    {"tun", "tun/netns"},
+	"golang.org/x/net/icmp":           {"resolver/ping"},
+	"golang.org/x/net/ipv4":           {"resolver/ping"},
+	"golang.org/x/net/ipv6":           {"resolver/ping"},
+	"golang.org/x/net/netutil":        {"internal/admin"},
+	"github.com/coreos/go-systemd":    {"internal/daemon"},
+	"github.com/spf13/cobra":          {"cmd/aarptun"},
+	"golang.org/x/sync":               {"internal/daemon", "resolver"},
+	"golang.org/x/time":               {"resolver", "stack"},
+	"golang.org/x/sys":                {"tun", "resolver/ping", "resolver/member", "scripts/lab"},
+	"go.uber.org/goleak":              {},
+	"github.com/rogpeppe/go-internal": {},
+}
+
+// banned are names under which anything could be put.
+var banned = []string{"util", "utils", "common", "types", "helpers", "misc", "base", "shared"}
+
+// gofile is what the house knows of one file.
+type gofile struct {
+	path, room string
+	test       bool
+	imports    map[string]string // path to name, "" if it has none
+	packageDoc bool
+}
+
+func readHouse(t *testing.T) []gofile {
+	t.Helper()
+	var files []gofile
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && path != "." && (strings.HasPrefix(d.Name(), ".") || slices.Contains([]string{"bin", "dist", "testdata"}, d.Name())) {
+			return filepath.SkipDir
+		}
+		if d.IsDir() || filepath.Ext(path) != ".go" || filepath.Dir(path) == "." {
+			return nil
+		}
+		parsed, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ParseComments)
+		if err != nil {
+			return err
+		}
+		files = append(files, fileOf(t, path, parsed))
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(files) == 0 {
+		t.Fatal("no Go files found: the test does not run at the root of the repository")
+	}
+	return files
+}
+
+func fileOf(t *testing.T, path string, parsed *ast.File) gofile {
+	t.Helper()
+	f := gofile{
+		path: path, room: filepath.ToSlash(filepath.Dir(path)),
+		test: strings.HasSuffix(path, "_test.go"), imports: map[string]string{}, packageDoc: parsed.Doc != nil,
+	}
+	for _, spec := range parsed.Imports {
+		imported, err := strconv.Unquote(spec.Path.Value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := ""
+		if spec.Name != nil {
+			name = spec.Name.Name
+		}
+		f.imports[imported] = name
+	}
+	return f
+}
+
+func TestHouseArrows(t *testing.T) {
+	for _, f := range readHouse(t) {
+		allowed, planned := rooms[f.room]
+		if !planned {
+			t.Errorf("%s: room %s is not in the plan", f.path, f.room)
+			continue
+		}
+		for imported := range f.imports {
+			room, ours := strings.CutPrefix(imported, "aarptun/")
+			if ours && room != f.room && !slices.Contains(allowed, room) && !f.test {
+				t.Errorf("%s: %s -> %s is no arrow of the plan", f.path, f.room, room)
+			}
+		}
+	}
+}
+
+func TestHouseLibrariesAreAtHome(t *testing.T) {
+	for _, f := range readHouse(t) {
+		if f.test {
+			continue
+		}
+		for imported, name := range f.imports {
+			first, _, _ := strings.Cut(imported, "/")
+			if !strings.Contains(first, ".") {
+				continue // the standard library, or ours
+			}
+			if home, known := homeOf(imported); !known {
+				t.Errorf("%s: %s has no home in the plan", f.path, imported)
+			} else if !slices.Contains(home, f.room) {
+				t.Errorf("%s: %s lives in %v", f.path, imported, home)
+			}
+			if want := map[string]string{"gvisor.dev/gvisor/pkg/tcpip/stack": "gstack", "golang.zx2c4.com/wireguard/tun": "wgtun"}[imported]; want != "" && name != want {
+				t.Errorf("%s: import %s as %s", f.path, imported, want)
+			}
+		}
+	}
+}
+
+func homeOf(imported string) ([]string, bool) {
+	for library, home := range homes {
+		if imported == library || strings.HasPrefix(imported, library+"/") {
+			return home, true
+		}
+	}
+	return nil, false
+}
+
+func TestHouseNATNeedsOnlyTheStandardLibrary(t *testing.T) {
+	for _, f := range readHouse(t) {
+		for imported := range f.imports {
+			if f.room == "nat" && !f.test && strings.Contains(imported, ".") {
+				t.Errorf("%s imports %s", f.path, imported)
+			}
+		}
+	}
+}
+
+func TestHouseRoomsAreNamedAndExplained(t *testing.T) {
+	docs := map[string]int{}
+	for _, f := range readHouse(t) {
+		if !f.test && f.packageDoc {
+			docs[f.room]++
+		}
+		if slices.Contains(banned, filepath.Base(f.room)) {
+			t.Errorf("%s: a room called %s could hold anything", f.path, filepath.Base(f.room))
+		}
+	}
+	for room := range rooms {
+		if docs[room] != 1 {
+			t.Errorf("room %s has %d package comments, want exactly 1", room, docs[room])
+		}
+	}
+}
+
+func TestHouseIsDrawn(t *testing.T) {
+	drawing, err := os.ReadFile("ARCHITECTURE.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for room := range rooms {
+		if !strings.Contains(string(drawing), "`"+room+"`") {
+			t.Errorf("ARCHITECTURE.md does not name room `%s`", room)
+		}
+	}
+}

@@ -1,0 +1,77 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"syscall"
+)
+
+// ErrNotRunning says that no daemon listens on the socket.
+var ErrNotRunning = errors.New("admin: no aarptun is running")
+
+// maxAnswer bounds what a client reads: 100,000 flows are about 30 MB.
+const maxAnswer = 256 << 20
+
+// Client asks a running daemon. The zero value is not usable; see [NewClient].
+type Client struct {
+	path string
+	http *http.Client
+}
+
+// NewClient returns a client of the daemon whose socket is at path. Nothing is
+// dialled yet.
+func NewClient(path string) *Client {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", path)
+	}
+	return &Client{path: path, http: &http.Client{
+		Timeout:   requestTimeout,
+		Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true},
+	}}
+}
+
+// Status returns how the daemon is.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	return get[Status](ctx, c, "/v1/status")
+}
+
+// Flows returns the flows as they stand now.
+func (c *Client) Flows(ctx context.Context) (Flows, error) { return get[Flows](ctx, c, "/v1/flows") }
+
+// Pins returns the pins as they stand now.
+func (c *Client) Pins(ctx context.Context) (Pins, error) { return get[Pins](ctx, c, "/v1/pins") }
+
+func get[T any](ctx context.Context, c *Client, path string) (answer T, err error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://aarptun"+path, nil)
+	if err != nil {
+		return answer, fmt.Errorf("admin: %w", err)
+	}
+	response, err := c.http.Do(request)
+	if err != nil {
+		return answer, c.explain(err)
+	}
+	defer func() { err = errors.Join(err, response.Body.Close()) }()
+	if response.StatusCode != http.StatusOK {
+		return answer, fmt.Errorf("admin: %s answers %s to %s: is it another version of aarptun?", c.path, response.Status, path)
+	}
+	if err := json.NewDecoder(io.LimitReader(response.Body, maxAnswer)).Decode(&answer); err != nil {
+		return answer, fmt.Errorf("admin: %s gives a wrong answer to %s: %w", c.path, path, err)
+	}
+	return answer, nil
+}
+
+func (c *Client) explain(err error) error {
+	switch {
+	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("%w at %s: start it with 'aarptun run', or name its socket with --admin-socket", ErrNotRunning, c.path)
+	case errors.Is(err, os.ErrPermission):
+		return fmt.Errorf("admin: %s belongs to another user: run this as the user who runs aarptun: %w", c.path, os.ErrPermission)
+	}
+	return fmt.Errorf("admin: %s: %w", c.path, err)
+}

@@ -1,0 +1,45 @@
+package admin
+
+import (
+	"net/netip"
+	"time"
+
+	"aarptun/nat"
+	"aarptun/resolver"
+)
+
+// Status is the answer to /v1/status.
+type Status struct {
+	Version  string         `json:"version"`
+	PID      int            `json:"pid"`
+	Started  time.Time      `json:"started"`
+	Device   string         `json:"device"`
+	MTU      int            `json:"mtu"`
+	Prefixes []netip.Prefix `json:"prefixes"`
+	// Rooms holds each room's own Stats under its name: nat, ping, resolver,
+	// stack.
+	NAT      nat.Stats      `json:"nat"`
+	Resolver resolver.Stats `json:"resolver"`
+	Rooms    map[string]any `json:"rooms"`
+}
+
+// Flows is the answer to /v1/flows, oldest flow first.
+type Flows struct {
+	Flows []nat.FlowInfo `json:"flows"`
+}
+
+// Pin is one line of the answer to /v1/pins.
+type Pin struct {
+	Anycast    netip.Addr `json:"anycast"`
+	Member     netip.Addr `json:"member"`
+	Method     string     `json:"method"` // which prober found it, or "static"
+	Trust      string     `json:"trust"`
+	SelfAnswer bool       `json:"self_answer,omitempty"` // AA answered from itself: carried on unpinned
+	RTT        int64      `json:"rtt_us"`                // microseconds, 0 if it was not measured
+	TTL        int64      `json:"ttl_ms"`                // milliseconds left; negative once expired
+}
+
+// Pins is the answer to /v1/pins.
+type Pins struct {
+	Pins []Pin `json:"pins"`
+}

@@ -1,0 +1,176 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// ErrInvalid is wrapped by every error about a wrong value.
+var ErrInvalid = errors.New("invalid configuration")
+
+// Unresolved is what becomes of a flow to an address that answers probes from
+// itself: an ordinary unicast address, or a member with AA on its loopback.
+type Unresolved string
+
+// The ways to treat a self-answer.
+const (
+	Direct Unresolved = "direct" // carry the flow to AA itself, unpinned
+	Reject Unresolved = "reject" // tell the client the host is unreachable
+)
+
+// Config is everything `aarptun run` can be told. [Default] has the value of
+// each key that is not given; [Config.Validate] holds the rules.
+type Config struct {
+	// Prefixes are the anycast prefixes to route into the TUN, at least one,
+	// without host bits, none of it loopback, link-local or multicast.
+	Prefixes []netip.Prefix
+	// MemberPrefixes, if any, are the only prefixes a member's UA may lie in
+	// (trust level allow-list); without them any answer is trusted that
+	// carries the probe's nonce.
+	MemberPrefixes []netip.Prefix
+	// Static names the members of anycast addresses that are not probed, in
+	// the order of preference.
+	Static map[netip.Addr][]netip.Addr
+
+	// TUN is the name of the device, 1 to 15 bytes.
+	TUN string
+	// MTU of the device in bytes, 1280 to 65535; 0 takes the uplink's.
+	MTU int
+	// Table is the routing table for the prefixes, not one of the kernel's
+	// own (0, 253 to 255).
+	Table int
+	// Mark is the SO_MARK of aarptun's own sockets, which bypass the TUN.
+	Mark uint32
+
+	// CacheTTL is how long a pin lives.
+	CacheTTL time.Duration
+	// Unresolved says what to do with self-answers.
+	Unresolved Unresolved
+
+	// AdminSocket is the path of the unix socket for status, flows and pins.
+	AdminSocket string
+	// StateDir holds the journal of what was changed on the host.
+	StateDir string
+	// DrainTimeout is how long flows may go on after a stop was asked for.
+	DrainTimeout time.Duration
+
+	LogLevel  slog.Level
+	LogFormat string // "text" or "json"
+}
+
+// Default returns the configuration that is used where nothing is given. It
+// has no prefixes, so it is not valid by itself.
+func Default() Config {
+	return Config{
+		TUN: "aarptun0", Table: 170, Mark: 0xaa,
+		CacheTTL: 30 * time.Second, Unresolved: Direct,
+		AdminSocket: "/run/aarptun/admin.sock", StateDir: "/run/aarptun",
+		DrainTimeout: 2 * time.Second,
+		LogLevel:     slog.LevelInfo, LogFormat: "text",
+	}
+}
+
+// Validate returns an error that names the first wrong value and the remedy.
+// It wraps [ErrInvalid].
+func (c Config) Validate() error {
+	for _, check := range []func() error{c.checkPrefixes, c.checkStatic, c.checkDevice, c.checkRest} {
+		if err := check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func invalid(format string, args ...any) error {
+	return fmt.Errorf("%w: "+format, append([]any{ErrInvalid}, args...)...)
+}
+
+func (c Config) checkPrefixes() error {
+	if len(c.Prefixes) == 0 {
+		return invalid("no anycast prefix given: name at least one, such as -p 2001:db8:aa::/64")
+	}
+	for _, p := range slices.Concat(c.Prefixes, c.MemberPrefixes) {
+		if !p.IsValid() || p != p.Masked() {
+			return invalid("prefix %v is not a network prefix", p)
+		}
+	}
+	for _, p := range c.Prefixes {
+		for _, special := range specialPrefixes {
+			if p.Overlaps(special) {
+				return invalid("prefix %v contains %v, which is never anycast: name only the anycast prefixes", p, special)
+			}
+		}
+	}
+	return nil
+}
+
+// specialPrefixes hold no address that several hosts could share (RFC 6890,
+// RFC 4291 section 2). Routing them into the TUN would cut the host off.
+var specialPrefixes = []netip.Prefix{
+	netip.MustParsePrefix("::/128"), netip.MustParsePrefix("::1/128"), netip.MustParsePrefix("::ffff:0:0/96"),
+	netip.MustParsePrefix("fe80::/10"), netip.MustParsePrefix("ff00::/8"),
+	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("127.0.0.0/8"),
+	netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("224.0.0.0/3"),
+}
+
+func (c Config) checkStatic() error {
+	for aa, uas := range c.Static {
+		if !c.covers(aa) {
+			return invalid("static member for %v: no anycast prefix contains it: add -p %v", aa, netip.PrefixFrom(aa, aa.BitLen()))
+		}
+		if len(uas) == 0 {
+			return invalid("static member for %v: no unicast address given", aa)
+		}
+		for _, ua := range uas {
+			if ua.Is4() != aa.Is4() {
+				return invalid("static member %v=%v: the addresses are of different families", aa, ua)
+			}
+			if c.covers(ua) {
+				return invalid("static member %v=%v: the member's address lies in an anycast prefix and would be routed back into the TUN", aa, ua)
+			}
+		}
+	}
+	return nil
+}
+
+func (c Config) covers(a netip.Addr) bool {
+	return slices.ContainsFunc(c.Prefixes, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+func (c Config) checkDevice() error {
+	switch {
+	case c.TUN == "" || len(c.TUN) > 15 || c.TUN == "." || c.TUN == ".." || strings.ContainsAny(c.TUN, "/:% \t\n"):
+		return invalid("device name %q: it must have 1 to 15 bytes without space, '/', ':' and '%%'", c.TUN)
+	case c.MTU != 0 && (c.MTU < 1280 || c.MTU > 65535):
+		return invalid("MTU %d: it must be 1280 (RFC 8200 section 5) to 65535, or 0 for the uplink's", c.MTU)
+	case c.Table < 1 || c.Table > 1<<32-1 || c.Table >= 253 && c.Table <= 255:
+		return invalid("routing table %d: it must be 1 to 4294967295 and none of the kernel's own 253, 254 and 255", c.Table)
+	case c.Mark == 0:
+		return invalid("mark 0: unmarked sockets would be routed into the TUN: choose another, such as 0xaa")
+	}
+	return nil
+}
+
+func (c Config) checkRest() error {
+	switch {
+	case c.CacheTTL < 100*time.Millisecond || c.CacheTTL > 24*time.Hour:
+		return invalid("cache TTL %v: it must be 100ms to 24h", c.CacheTTL)
+	case c.Unresolved != Direct && c.Unresolved != Reject:
+		return invalid("unresolved %q: it must be direct or reject", c.Unresolved)
+	case c.DrainTimeout < 0 || c.DrainTimeout > time.Hour:
+		return invalid("drain timeout %v: it must be 0 to 1h", c.DrainTimeout)
+	case !filepath.IsAbs(c.AdminSocket) || len(c.AdminSocket) > 107:
+		return invalid("admin socket %q: it must be an absolute path of at most 107 bytes (unix(7))", c.AdminSocket)
+	case !filepath.IsAbs(c.StateDir):
+		return invalid("state directory %q: it must be an absolute path", c.StateDir)
+	case c.LogFormat != "text" && c.LogFormat != "json":
+		return invalid("log format %q: it must be text or json", c.LogFormat)
+	}
+	return nil
+}

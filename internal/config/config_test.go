@@ -1,0 +1,123 @@
+package config
+
+import (
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+)
+
+func valid() Config {
+	c := Default()
+	c.Prefixes = []netip.Prefix{netip.MustParsePrefix("2001:db8:aa::/64"), netip.MustParsePrefix("198.51.100.0/24")}
+	return c
+}
+
+func TestValidateNamesTheCulprit(t *testing.T) {
+	addr, prefix := netip.MustParseAddr, netip.MustParsePrefix
+	for want, change := range map[string]func(*Config){
+		"no anycast prefix given":              func(c *Config) { c.Prefixes = nil },
+		"prefix 2001:db8::1/64 is not":         func(c *Config) { c.Prefixes[0] = prefix("2001:db8::1/64") },
+		"prefix invalid Prefix is not":         func(c *Config) { c.MemberPrefixes = make([]netip.Prefix, 1) },
+		"::/0 contains ::/128":                 func(c *Config) { c.Prefixes[0] = prefix("::/0") },
+		"contains 0.0.0.0/8":                   func(c *Config) { c.Prefixes[0] = prefix("0.0.0.0/0") },
+		"fe80::/64 contains fe80::/10":         func(c *Config) { c.Prefixes[0] = prefix("fe80::/64") },
+		"127.0.0.0/8":                          func(c *Config) { c.Prefixes[0] = prefix("127.0.0.1/32") },
+		"add -p 203.0.113.1/32":                func(c *Config) { c.Static = statics("203.0.113.1=192.0.2.1") },
+		"different families":                   func(c *Config) { c.Static = statics("198.51.100.1=2001:db8:1::1") },
+		"routed back into the TUN":             func(c *Config) { c.Static = statics("198.51.100.1=198.51.100.2") },
+		"no unicast address given":             func(c *Config) { c.Static = map[netip.Addr][]netip.Addr{addr("198.51.100.1"): nil} },
+		`device name ""`:                       func(c *Config) { c.TUN = "" },
+		`device name "sixteen-bytes-xx"`:       func(c *Config) { c.TUN = "sixteen-bytes-xx" },
+		`device name "a/b"`:                    func(c *Config) { c.TUN = "a/b" },
+		"MTU 1279":                             func(c *Config) { c.MTU = 1279 },
+		"MTU 65536":                            func(c *Config) { c.MTU = 65536 },
+		"routing table 0":                      func(c *Config) { c.Table = 0 },
+		"routing table 254":                    func(c *Config) { c.Table = 254 },
+		"mark 0":                               func(c *Config) { c.Mark = 0 },
+		"cache TTL 1ms":                        func(c *Config) { c.CacheTTL = time.Millisecond },
+		`unresolved "perhaps"`:                 func(c *Config) { c.Unresolved = "perhaps" },
+		"drain timeout -1s":                    func(c *Config) { c.DrainTimeout = -time.Second },
+		`admin socket "x.sock"`:                func(c *Config) { c.AdminSocket = "x.sock" },
+		"at most 107 bytes":                    func(c *Config) { c.AdminSocket = "/" + strings.Repeat("x", 107) },
+		`state directory "run"`:                func(c *Config) { c.StateDir = "run" },
+		`log format "xml": it must be text or`: func(c *Config) { c.LogFormat = "xml" },
+	} {
+		c := valid()
+		change(&c)
+		err := c.Validate()
+		if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want an error with %q", err, want)
+		}
+	}
+	if err := valid().Validate(); err != nil {
+		t.Errorf("the valid one: %v", err)
+	}
+}
+
+func statics(pairs ...string) map[netip.Addr][]netip.Addr {
+	m := map[netip.Addr][]netip.Addr{}
+	for _, pair := range pairs {
+		aa, ua, err := ParseStatic(pair)
+		if err != nil {
+			panic(err)
+		}
+		m[aa] = append(m[aa], ua)
+	}
+	return m
+}
+
+func TestParsePrefix(t *testing.T) {
+	for in, want := range map[string]string{
+		"2001:db8::/32": "2001:db8::/32", "192.0.2.0/24": "192.0.2.0/24",
+		"2001:db8::1": "2001:db8::1/128", "192.0.2.1": "192.0.2.1/32", "::/0": "::/0",
+	} {
+		if got, err := ParsePrefix(in); err != nil || got.String() != want {
+			t.Errorf("%q: %v, %v", in, got, err)
+		}
+	}
+	for in, want := range map[string]string{
+		"2001:db8::1/64": "write 2001:db8::/64 for the network or 2001:db8::1/128 for the one address",
+		"192.0.2.9/24":   "write 192.0.2.0/24 for the network or 192.0.2.9/32",
+		"fe80::1%eth0":   "no zone", "10.0.0.0/33": "write it as", "": "write it as", "example.org": "write it as",
+	} {
+		if _, err := ParsePrefix(in); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: got %v, want %q", in, err, want)
+		}
+	}
+}
+
+func TestParseOthers(t *testing.T) {
+	for _, in := range []string{"", "0", "-1", "0x1ffffffff", "x"} {
+		if _, err := ParseMark(in); !errors.Is(err, ErrInvalid) {
+			t.Errorf("mark %q: %v", in, err)
+		}
+	}
+	if got, err := ParseMark("0xaa"); got != 170 || err != nil {
+		t.Errorf("0xaa: %v, %v", got, err)
+	}
+	for _, in := range []string{"192.0.2.1", "192.0.2.1=", "=192.0.2.1", "a=b", "fe80::1%x=::2"} {
+		if _, _, err := ParseStatic(in); !errors.Is(err, ErrInvalid) {
+			t.Errorf("static %q: %v", in, err)
+		}
+	}
+	if _, err := ParseLogLevel("loud"); !errors.Is(err, ErrInvalid) {
+		t.Errorf("log level: %v", err)
+	}
+	if level, err := ParseLogLevel("WARN"); level != 4 || err != nil {
+		t.Errorf("WARN: %v, %v", level, err)
+	}
+}
+
+func FuzzParsePrefix(f *testing.F) {
+	f.Add("2001:db8::/32")
+	f.Add("192.0.2.1")
+	f.Add("::ffff:1.2.3.4/96")
+	f.Fuzz(func(t *testing.T, s string) {
+		p, err := ParsePrefix(s)
+		if err == nil && p != p.Masked() {
+			t.Errorf("%q was read as %v, with host bits", s, p)
+		}
+	})
+}
