@@ -11,8 +11,19 @@ import (
 	"time"
 )
 
-// ErrInvalid is wrapped by every error about a wrong value.
+// ErrInvalid is what every error about a wrong value is, by [errors.Is].
 var ErrInvalid = errors.New("invalid configuration")
+
+// invalidError says what is wrong in one sentence, without a preamble: it is
+// read behind the name of the flag or the line of the file.
+type invalidError string
+
+func (e invalidError) Error() string      { return string(e) }
+func (invalidError) Is(target error) bool { return target == ErrInvalid }
+
+func invalid(format string, args ...any) error {
+	return invalidError(fmt.Sprintf(format, args...))
+}
 
 // Unresolved is what becomes of a flow to an address that answers probes from
 // itself: an ordinary unicast address, or a member with AA on its loopback.
@@ -77,7 +88,7 @@ func Default() Config {
 }
 
 // Validate returns an error that names the first wrong value and the remedy.
-// It wraps [ErrInvalid].
+// It is an [ErrInvalid].
 func (c Config) Validate() error {
 	for _, check := range []func() error{c.checkPrefixes, c.checkStatic, c.checkDevice, c.checkRest} {
 		if err := check(); err != nil {
@@ -85,10 +96,6 @@ func (c Config) Validate() error {
 		}
 	}
 	return nil
-}
-
-func invalid(format string, args ...any) error {
-	return fmt.Errorf("%w: "+format, append([]any{ErrInvalid}, args...)...)
 }
 
 func (c Config) checkPrefixes() error {

@@ -1,0 +1,16 @@
+# One line a target; `make demo` and `make test` do their own set-up.
+.PHONY: all build demo test lint fuzz clean
+
+all: build
+
+build: ; CGO_ENABLED=0 go build -trimpath -o bin/aarptun ./cmd/aarptun
+
+demo: ; scripts/netns-test.sh --demo
+
+test: ; scripts/test.sh
+
+lint: ; scripts/test.sh --lint
+
+fuzz: ; scripts/test.sh --fuzz 10s
+
+clean: ; rm -rf bin

@@ -1,0 +1,122 @@
+// Command aarptun gives every flow to an anycast address one server for its
+// whole life; run `aarptun --help` for how.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"aarptun/internal/admin"
+	"aarptun/internal/config"
+	"aarptun/resolver"
+	"aarptun/tun"
+)
+
+// The exit codes, after sysexits(3).
+const (
+	exitOK         = 0
+	exitFailed     = 1
+	exitUsage      = 64 // EX_USAGE: the command line is wrong
+	exitNoAnswer   = 69 // EX_UNAVAILABLE: no member or no daemon answered
+	exitPermission = 77 // EX_NOPERM
+	exitConfig     = 78 // EX_CONFIG: the host is not as it must be
+)
+
+func main() { os.Exit(run(os.Args[1:])) }
+
+// run is main with its exit code returned, so that deferred calls are made.
+func run(args []string) int {
+	// The second Ctrl-C ends the program at once: stop takes the handler away
+	// as soon as the first has been noticed.
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	defer context.AfterFunc(ctx, stop)()
+	root := newRoot()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err != nil && !errors.Is(err, errSaid) {
+		fmt.Fprintln(os.Stderr, "aarptun:", oneLine(err))
+	}
+	return exitCode(err)
+}
+
+// errSaid ends the program without another word, because the output has
+// already said what is wrong.
+var errSaid = errors.New("already said")
+
+// usageError is a wrong command line.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+func exitCode(err error) int {
+	var usage usageError
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &usage), errors.Is(err, config.ErrInvalid):
+		return exitUsage
+	case errors.Is(err, os.ErrPermission):
+		return exitPermission
+	case errors.Is(err, tun.ErrConfig), errors.Is(err, admin.ErrInUse):
+		return exitConfig
+	case errors.Is(err, resolver.ErrNoAnswer), errors.Is(err, admin.ErrNotRunning):
+		return exitNoAnswer
+	}
+	return exitFailed
+}
+
+// oneLine keeps an error to the one line that logs and scripts expect.
+func oneLine(err error) string {
+	return strings.Join(strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' }), "; ")
+}
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "aarptun",
+		Short: "Every flow to an anycast address keeps one server",
+		Long: `aarptun gives every flow to an anycast address one server for its whole life.
+
+It routes anycast prefixes into a TUN device, asks by probe which member stands
+behind an anycast address (AA), and carries each flow to that member's unicast
+address (UA), whatever the network's routes do meanwhile. Programs need no
+change and see only AA; the network sees only UA.
+
+Exit codes: 0 ok, 1 failed, 64 wrong usage, 69 no answer, 77 no permission,
+78 the host is not as it must be (device, table or socket taken, no TUN).`,
+		Example: `  aarptun run -p 2001:db8:aa::/64        # as root: carry that prefix until Ctrl-C
+  aarptun resolve 2001:db8:aa::1         # which member is it now?
+  aarptun flows                          # who talks to which member`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+	}
+	root.AddCommand(newRun(), newResolve(), newStatus(), newFlows(), newPins(), newMember(), newCleanup(), newVersion())
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return usageError{fmt.Errorf("%w (see '%s --help')", err, c.CommandPath())}
+	})
+	for _, c := range append(root.Commands(), root) {
+		c.Args = usageArgs(c.Args)
+	}
+	return root
+}
+
+// usageArgs makes a wrong number of arguments a usage error like any other.
+func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if check == nil {
+			return nil
+		}
+		if err := check(c, args); err != nil {
+			return usageError{fmt.Errorf("%w (see '%s --help')", err, c.CommandPath())}
+		}
+		return nil
+	}
+}

@@ -1,0 +1,70 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"aarptun/internal/config"
+	"aarptun/internal/daemon"
+)
+
+func newRun() *cobra.Command {
+	cfg := config.Default()
+	cmd := &cobra.Command{
+		Use:   "run -p PREFIX [-p PREFIX ...]",
+		Short: "Carry anycast prefixes until stopped",
+		Long: `Run routes the anycast prefixes into a TUN device and carries every TCP, UDP
+and ping flow to one member, in the foreground, until Ctrl-C or SIGTERM. It
+prints a line "ready" on standard output once flows are carried; the log goes
+to standard error.
+
+What it changes on the host: the device, routes in a table of their own, and
+one rule per address family. All of it is taken back at the end; after a crash
+by the next run, or by 'aarptun cleanup'.
+
+It needs root, or CAP_NET_ADMIN and CAP_NET_RAW and access to /dev/net/tun.`,
+		Example: `  aarptun run -p 2001:db8:aa::/64
+  aarptun run -p 2001:db8:aa::/64 --member-prefix 2001:db8:1000::/36
+  aarptun run -p 198.51.100.1/32 --static 198.51.100.1=203.0.113.7`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if err := cfg.Validate(); err != nil {
+				return err
+			}
+			log := newLogger(os.Stderr, cfg)
+			return daemon.Run(c.Context(), cfg, version(), log, func() error {
+				_, err := fmt.Fprintln(c.OutOrStdout(), "ready")
+				return err
+			})
+		},
+	}
+	f := cmd.Flags()
+	f.VarP(prefixes{&cfg.Prefixes}, "prefix", "p", "anycast prefix to carry; may be repeated")
+	f.Var(prefixes{&cfg.MemberPrefixes}, "member-prefix", "accept only members in this prefix (allow-list); may be repeated")
+	f.Var(statics{&cfg.Static}, "static", "member UA of AA, not probed; may be repeated")
+	f.StringVar(&cfg.TUN, "tun", cfg.TUN, "name of the TUN device")
+	f.IntVar(&cfg.MTU, "mtu", cfg.MTU, "MTU of the device in bytes, 1280 to 65535; 0 takes the uplink's")
+	f.IntVar(&cfg.Table, "table", cfg.Table, "routing table for the prefixes")
+	f.Var(mark{&cfg.Mark}, "fwmark", "mark of aarptun's own sockets, which bypass the TUN")
+	f.DurationVar(&cfg.CacheTTL, "cache-ttl", cfg.CacheTTL, "how long an answer is used for new flows")
+	f.Var(choice[config.Unresolved]{&cfg.Unresolved, []config.Unresolved{config.Direct, config.Reject}}, "unresolved",
+		"what to do with an address that answers from itself")
+	f.DurationVar(&cfg.DrainTimeout, "drain-timeout", cfg.DrainTimeout, "how long flows may go on after a stop")
+	f.StringVar(&cfg.AdminSocket, "admin-socket", cfg.AdminSocket, "unix socket for status, flows and pins")
+	f.StringVar(&cfg.StateDir, "state-dir", cfg.StateDir, "directory of the journal of changes to the host")
+	f.Var(logLevel{&cfg.LogLevel}, "log-level", "debug, info, warn or error")
+	f.Var(choice[string]{&cfg.LogFormat, []string{"text", "json"}}, "log-format", "form of the log")
+	return cmd
+}
+
+func newLogger(w io.Writer, cfg config.Config) *slog.Logger {
+	options := &slog.HandlerOptions{Level: cfg.LogLevel}
+	if cfg.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(w, options))
+	}
+	return slog.New(slog.NewTextHandler(w, options))
+}

@@ -1,0 +1,161 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sync/errgroup"
+
+	"aarptun/internal/admin"
+	"aarptun/internal/config"
+	"aarptun/nat"
+	"aarptun/resolver"
+	"aarptun/resolver/ping"
+	"aarptun/stack"
+	"aarptun/tun"
+)
+
+// Run carries the configured prefixes until ctx ends, then puts everything
+// back; it returns nil if that was all there was to say. ready is called once,
+// when flows are carried. cfg must be valid.
+func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logger, ready func() error) (err error) {
+	host, err := tun.Open(tunConfig(cfg))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, host.Close()) }()
+	house, err := build(cfg, version, host, log)
+	if err != nil {
+		return err
+	}
+	return house.run(ctx, cfg, ready)
+}
+
+// house is the assembled rooms.
+type house struct {
+	host       *tun.Host
+	ping       *ping.Socket
+	resolver   *resolver.Resolver
+	translator *nat.Translator
+	stack      *stack.Stack
+	admin      *admin.Server
+	log        *slog.Logger
+}
+
+func build(cfg config.Config, version string, host *tun.Host, log *slog.Logger) (h *house, err error) {
+	h = &house{host: host, log: log}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, h.discard())
+		}
+	}()
+	if h.ping, err = ping.Open(ping.Config{Mark: cfg.Mark}); err != nil {
+		return h, err
+	}
+	if h.resolver, err = newResolver(cfg, h.ping, log); err != nil {
+		return h, err
+	}
+	h.translator, err = nat.New(nat.Config{Resolver: h.resolver, Dial: dialer(cfg.Mark), Pinger: h.ping, Log: log})
+	if err != nil {
+		return h, err
+	}
+	h.stack, err = stack.New(host.Device(), h.translator, stack.Config{MTU: host.MTU(), Prefixes: cfg.Prefixes, Log: log})
+	if err != nil {
+		return h, err
+	}
+	h.admin, err = admin.Listen(cfg.AdminSocket, &source{house: h, cfg: cfg, version: version, started: time.Now()}, log)
+	return h, err
+}
+
+// discard frees the rooms of a house that never ran, those that were built.
+func (h *house) discard() error {
+	var errs []error
+	if h.stack != nil {
+		errs = append(errs, h.stack.Close())
+	}
+	if h.ping != nil {
+		errs = append(errs, h.ping.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// run starts the rooms, puts the routes, and takes all back when ctx ends or
+// when a room fails.
+func (h *house) run(ctx context.Context, cfg config.Config, ready func() error) error {
+	// The rooms outlive ctx: its end starts the stop, whose last step ends
+	// them.
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	group, failed := errgroup.WithContext(life)
+	for _, room := range []func(context.Context) error{h.host.Run, h.ping.Run, h.resolver.Run, h.stack.Run, h.admin.Run} {
+		group.Go(func() error { return room(failed) })
+	}
+	err := h.serve(ctx, failed, cfg, ready)
+	end()
+	return errors.Join(err, group.Wait())
+}
+
+// serve is the time between the routes' coming and their going.
+func (h *house) serve(ctx, failed context.Context, cfg config.Config, ready func() error) error {
+	if err := h.host.AddRoutes(); err != nil {
+		return err
+	}
+	err := h.announce(ready)
+	if err == nil {
+		h.log.Info("carrying", "device", h.host.Name(), "mtu", h.host.MTU(), "prefixes", cfg.Prefixes)
+		select {
+		case <-ctx.Done():
+			h.log.Info("stopping", "cause", context.Cause(ctx), "flows", len(h.translator.Flows()))
+		case <-failed.Done():
+			h.log.Error("a room has failed, stopping")
+		}
+	}
+	notify(h.log, daemon.SdNotifyStopping)
+	err = errors.Join(err, h.host.RemoveRoutes())
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), cfg.DrainTimeout)
+	defer cancel()
+	if h.translator.Drain(drain) != nil {
+		h.log.Info("flows were cut", "after", cfg.DrainTimeout)
+	}
+	return err
+}
+
+func (h *house) announce(ready func() error) error {
+	if err := ready(); err != nil {
+		return fmt.Errorf("daemon: cannot say that it is ready: %w", err)
+	}
+	notify(h.log, daemon.SdNotifyReady)
+	return nil
+}
+
+// notify tells systemd, if it is there to be told.
+func notify(log *slog.Logger, state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		log.Warn("systemd could not be told", "state", state, "err", err)
+	}
+}
+
+func tunConfig(cfg config.Config) tun.Config {
+	return tun.Config{
+		Name: cfg.TUN, MTU: cfg.MTU, Prefixes: cfg.Prefixes,
+		Table: cfg.Table, Mark: cfg.Mark, Dir: cfg.StateDir,
+	}
+}
+
+// keepalive is the kernel's own default (tcp(7)), asked for: a dead peer is
+// noticed, and no idle flow is cut before the 2 h 4 min of RFC 5382 REQ-5.
+var keepalive = net.KeepAliveConfig{Enable: true, Idle: 2 * time.Hour, Interval: 75 * time.Second, Count: 9}
+
+// dialer opens the outside half of flows with sockets that bypass the TUN.
+func dialer(mark uint32) nat.DialFunc {
+	d := &net.Dialer{Control: tun.Control(mark), KeepAliveConfig: keepalive}
+	return func(ctx context.Context, network string, ua netip.AddrPort) (net.Conn, error) {
+		return d.DialContext(ctx, network, ua.String())
+	}
+}

@@ -1,0 +1,32 @@
+package resolver
+
+import (
+	"context"
+	"net/netip"
+
+	"aarptun/resolver/ping"
+)
+
+// ICMP asks by echo request (draft-ata-ipv6-anycast-resolving-02 A.2): a host
+// that joined an anycast address must not answer from it (RFC 4291 section
+// 2.6), so it answers from its unicast address.
+type ICMP struct{ socket *ping.Socket }
+
+// NewICMP returns a prober that asks over socket, which must be running.
+func NewICMP(socket *ping.Socket) *ICMP { return &ICMP{socket} }
+
+// Name implements [Prober].
+func (*ICMP) Name() string { return "icmp" }
+
+// Serves implements [Prober]. IPv4 knows no anycast addresses, so a member
+// answers from AA itself; asking still tells whether anybody is there.
+func (*ICMP) Serves(netip.Addr) bool { return true }
+
+// Probe implements [Prober].
+func (p *ICMP) Probe(ctx context.Context, aa netip.Addr) (Answer, error) {
+	reply, err := p.socket.Probe(ctx, aa)
+	if err != nil {
+		return Answer{}, err
+	}
+	return Answer{UA: reply.From, RTT: reply.RTT}, nil
+}

@@ -1,0 +1,146 @@
+package resolver
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"syscall"
+)
+
+// Trust is how much must be known about an answer before it is believed. A
+// higher level includes the lower ones.
+type Trust uint8
+
+// The levels, weakest first.
+const (
+	// Nonce: the answer carries the nonce of our probe, so its sender saw it.
+	Nonce Trust = iota + 1
+	// AllowList: and it names an address in the members' prefixes.
+	AllowList
+)
+
+// String returns the level as it stands in messages and JSON.
+func (t Trust) String() string {
+	switch t {
+	case Nonce:
+		return "nonce"
+	case AllowList:
+		return "allow-list"
+	}
+	return fmt.Sprintf("trust(%d)", uint8(t))
+}
+
+// MarshalText implements [encoding.TextMarshaler].
+func (t Trust) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
+
+// Unresolved is what becomes of a self-answer.
+type Unresolved uint8
+
+// The ways to treat a self-answer.
+const (
+	// Direct uses AA itself, unpinned, with one warning; only at level Nonce.
+	Direct Unresolved = iota
+	// Reject is [ErrSelfAnswer].
+	Reject
+)
+
+// Policy is how the addresses of one anycast prefix are resolved.
+type Policy struct {
+	Prefix netip.Prefix
+	// Members, if any, are the prefixes a UA must lie in; that is level
+	// AllowList.
+	Members    []netip.Prefix
+	Unresolved Unresolved
+}
+
+// Trust returns the level that the policy asks for.
+func (p Policy) Trust() Trust {
+	if len(p.Members) > 0 {
+		return AllowList
+	}
+	return Nonce
+}
+
+// The errors of Resolve. Each is also a [syscall.Errno] by [errors.Is], the
+// one a program would see that had dialled the address itself.
+var (
+	// ErrNoAnswer: no prober got an answer in time.
+	ErrNoAnswer error = &failure{"resolver: no member answered the probes"}
+	// ErrUntrusted: there were answers, and each was refused.
+	ErrUntrusted error = &failure{"resolver: no answer could be trusted"}
+	// ErrSelfAnswer: the address answered from itself, and that is not allowed.
+	ErrSelfAnswer error = &failure{"resolver: the address answered from itself: it is no anycast address, or a member has it on its loopback"}
+	// ErrOutside: the address is in no anycast prefix.
+	ErrOutside error = &failure{"resolver: the address is in no anycast prefix"}
+)
+
+// failure is an error that a client is told as "host unreachable".
+type failure struct{ text string }
+
+func (f *failure) Error() string { return f.text }
+
+func (f *failure) Is(target error) bool { return target == error(syscall.EHOSTUNREACH) }
+
+// Refusal is why an answer was not believed.
+type Refusal string
+
+// The refusals. The first group holds at every trust level: such an address
+// is never a member, whoever says so.
+const (
+	RefusedClass    Refusal = "unspecified, loopback, link-local or multicast"
+	RefusedFamily   Refusal = "of another address family"
+	RefusedOwn      Refusal = "one of this host's own addresses"
+	RefusedAnycast  Refusal = "inside an anycast prefix, so it would be routed back into the TUN"
+	RefusedNotAllow Refusal = "outside the member prefixes"
+	RefusedSelf     Refusal = "the anycast address itself"
+)
+
+// policyFor returns the policy of the longest prefix that contains aa.
+func (r *Resolver) policyFor(aa netip.Addr) (Policy, bool) {
+	// The policies are sorted, longest prefix first.
+	i := slices.IndexFunc(r.policies, func(p Policy) bool { return p.Prefix.Contains(aa) })
+	if i < 0 {
+		return Policy{}, false
+	}
+	return r.policies[i], true
+}
+
+// judge says whether ua may be the member of aa: with "" it may. selfAnswer is
+// reported apart, since it is not always a refusal.
+func (r *Resolver) judge(p Policy, aa, ua netip.Addr) (refusal Refusal, selfAnswer bool) {
+	switch {
+	case !ua.IsValid(), ua.IsUnspecified(), ua.IsLoopback(), ua.IsMulticast(), ua.IsLinkLocalUnicast(),
+		ua == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		return RefusedClass, false
+	case ua.Is4() != aa.Is4() || ua.Is4In6():
+		return RefusedFamily, false
+	case ua == aa:
+		if p.Trust() > Nonce || p.Unresolved == Reject {
+			return RefusedSelf, true
+		}
+		return "", true
+	}
+	if _, inside := r.policyFor(ua); inside {
+		return RefusedAnycast, false
+	}
+	if r.isLocal(ua) {
+		return RefusedOwn, false
+	}
+	if p.Trust() >= AllowList && !slices.ContainsFunc(p.Members, func(m netip.Prefix) bool { return m.Contains(ua) }) {
+		return RefusedNotAllow, false
+	}
+	return "", false
+}
+
+func (p Policy) validate() error {
+	for _, prefix := range append([]netip.Prefix{p.Prefix}, p.Members...) {
+		if !prefix.IsValid() || prefix != prefix.Masked() {
+			return fmt.Errorf("resolver: %v is not a network prefix", prefix)
+		}
+	}
+	if p.Unresolved != Direct && p.Unresolved != Reject {
+		return errors.New("resolver: Unresolved must be Direct or Reject")
+	}
+	return nil
+}

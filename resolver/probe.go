@@ -1,0 +1,93 @@
+package resolver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+)
+
+// named is an answer and who got it.
+type named struct {
+	method string
+	answer Answer
+	err    error
+}
+
+// probe asks with all probers side by side and returns the first answer that
+// is believed. It leaves no prober running.
+func (r *Resolver) probe(policy Policy, aa netip.Addr) (Pin, error) {
+	ctx, cancel := context.WithTimeout(r.life, r.probeTimeout)
+	defer cancel()
+	answers := make(chan named)
+	running := 0
+	for _, p := range r.probers {
+		if !p.Serves(aa) {
+			continue
+		}
+		running++
+		r.probes.Go(func() {
+			answer, err := p.Probe(ctx, aa)
+			answers <- named{p.Name(), answer, err}
+		})
+	}
+	r.stats.probes.Add(1)
+	var pin Pin
+	worst := ErrNoAnswer
+	for ; running > 0; running-- {
+		n := <-answers
+		if pin.Member.IsValid() {
+			continue // an answer has won; this only waits for the others to end
+		}
+		switch got, err := r.consider(policy, aa, n); {
+		case err == nil:
+			pin = got
+			cancel()
+		case !errors.Is(err, ErrNoAnswer):
+			worst = err
+		}
+	}
+	if !pin.Member.IsValid() {
+		return Pin{}, fmt.Errorf("%w: %v", worst, aa)
+	}
+	return pin, nil
+}
+
+// consider judges one answer.
+func (r *Resolver) consider(policy Policy, aa netip.Addr, n named) (Pin, error) {
+	if n.err != nil {
+		if !errors.Is(n.err, context.DeadlineExceeded) && !errors.Is(n.err, context.Canceled) {
+			r.log.Debug("probe failed", "anycast", aa, "method", n.method, "err", n.err)
+		}
+		return Pin{}, ErrNoAnswer
+	}
+	refusal, self := r.judge(policy, aa, n.answer.UA)
+	if refusal != "" {
+		r.refuse(aa, n.method, n.answer.UA, refusal)
+		if self {
+			return Pin{}, ErrSelfAnswer
+		}
+		return Pin{}, ErrUntrusted
+	}
+	if self {
+		r.stats.selfAnswers.Add(1)
+		if r.cache.firstWarning(aa) {
+			r.log.Warn("the address answered from itself, so its flows are carried on to it unpinned: it is no anycast address, or a member has it on its loopback; --unresolved reject refuses such flows",
+				"anycast", aa, "method", n.method)
+		}
+	}
+	now := time.Now()
+	return Pin{
+		Anycast: aa, Member: n.answer.UA, Method: n.method, Trust: policy.Trust(), SelfAnswer: self,
+		RTT: n.answer.RTT, Learned: now, Expires: now.Add(r.ttl),
+	}, nil
+}
+
+// refuse counts an answer that was not believed, and says so, but not often.
+func (r *Resolver) refuse(aa netip.Addr, method string, ua netip.Addr, why Refusal) {
+	r.stats.refused(why)
+	if r.refusals.Allow() {
+		r.log.Warn("answer refused", "anycast", aa, "method", method, "answer", ua, "because", string(why))
+	}
+}
