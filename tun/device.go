@@ -1,0 +1,111 @@
+package tun
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+	wgtun "golang.zx2c4.com/wireguard/tun"
+)
+
+const (
+	clonePath   = "/dev/net/tun"
+	defaultMTU  = 1500
+	minimumMTU  = 1280 // RFC 8200 section 5
+	maximumMTU  = 65535
+	defaultMark = 0xaa
+)
+
+// createDevice makes the device and returns it down, without an address.
+//
+// It is opened here and not by wgtun.CreateTUN because that one attaches to a
+// device that exists already, which IFF_TUN_EXCL forbids, and runs a listener
+// for link events that nobody here would read.
+func createDevice(name string) (wgtun.Device, error) {
+	fd, err := unix.Open(clonePath, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	switch {
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
+		return nil, fmt.Errorf("%w: %s: load the module with 'modprobe tun', or give the container that device: %w", ErrNoTUN, clonePath, err)
+	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
+		return nil, fmt.Errorf("tun: %s may not be opened: run as root, or allow it with 'chmod 0666 %s': %w", clonePath, clonePath, os.ErrPermission)
+	case err != nil:
+		return nil, fmt.Errorf("tun: open %s: %w", clonePath, err)
+	}
+	if err := attach(fd, name); err != nil {
+		return nil, errors.Join(err, unix.Close(fd))
+	}
+	device, _, err := wgtun.CreateUnmonitoredTUNFromFD(fd) // owns fd from here, also when it fails
+	if err != nil {
+		return nil, fmt.Errorf("tun: set up %s: %w", name, err)
+	}
+	return device, nil
+}
+
+// attach makes the device behind fd.
+func attach(fd int, name string) error {
+	request, err := unix.NewIfreq(name)
+	if err != nil {
+		return fmt.Errorf("%w: device name %q is too long", ErrConfig, name)
+	}
+	request.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_VNET_HDR | unix.IFF_TUN_EXCL)
+	switch err := unix.IoctlIfreq(fd, unix.TUNSETIFF, request); {
+	case errors.Is(err, unix.EBUSY), errors.Is(err, unix.EEXIST):
+		return nameTaken(name)
+	case errors.Is(err, unix.EPERM):
+		return fmt.Errorf("tun: the kernel does not let us create %s: run as root or with CAP_NET_ADMIN: %w", name, os.ErrPermission)
+	case err != nil:
+		return fmt.Errorf("tun: create %s: %w", name, err)
+	}
+	return nil
+}
+
+func nameTaken(name string) error {
+	return fmt.Errorf("%w: there is a device %s already: choose another name with --tun", ErrNameTaken, name)
+}
+
+// raise gives the device its MTU and sets it up. A link-local address, which
+// the kernel would add by itself, is kept off first.
+func raise(h *netlink.Handle, name string, mtu int) (netlink.Link, error) {
+	link, err := h.LinkByName(name)
+	if err != nil {
+		return nil, fmt.Errorf("tun: find %s: %w", name, err)
+	}
+	if err := h.LinkSetMTU(link, mtu); err != nil {
+		return nil, fmt.Errorf("tun: set the MTU of %s to %d: %w", name, mtu, err)
+	}
+	// Without IPv6 on this host there is nothing to keep off.
+	if err := h.LinkSetIP6AddrGenMode(link, nl.IN6_ADDR_GEN_MODE_NONE); err != nil && !errors.Is(err, unix.EAFNOSUPPORT) && !errors.Is(err, unix.EOPNOTSUPP) {
+		return nil, fmt.Errorf("tun: keep %s without an address: %w", name, err)
+	}
+	if err := h.LinkSetUp(link); err != nil {
+		return nil, fmt.Errorf("tun: set %s up: %w", name, err)
+	}
+	return link, nil
+}
+
+// uplinkMTU is the smallest MTU among the links of the default routes: then
+// the kernel, which knows the device as the way to AA, tells clients a size
+// that fits the way to UA too.
+func uplinkMTU(h *netlink.Handle) int {
+	smallest := 0
+	for _, family := range []int{netlink.FAMILY_V6, netlink.FAMILY_V4} {
+		// A family that is not there has no default route.
+		routes, _ := h.RouteListFiltered(family, &netlink.Route{Dst: nil, Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_DST|netlink.RT_FILTER_TABLE)
+		for _, route := range routes {
+			link, err := h.LinkByIndex(route.LinkIndex)
+			if err != nil {
+				continue // gone since it was listed
+			}
+			if mtu := link.Attrs().MTU; smallest == 0 || mtu < smallest {
+				smallest = mtu
+			}
+		}
+	}
+	if smallest == 0 {
+		return defaultMTU
+	}
+	return min(max(smallest, minimumMTU), maximumMTU)
+}

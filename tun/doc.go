@@ -1,0 +1,34 @@
+// Package tun is what aarptun changes on the host, and how it is put back: the
+// TUN device, the routes of the anycast prefixes, one rule per address family,
+// the journal that remembers them, and the mark that keeps our own sockets out
+// of our own way.
+//
+// # Theory of operation
+//
+// The anycast prefixes are routed into the device in a table of their own, and
+// one rule per family leads there:
+//
+//	17000: not from all fwmark 0xaa lookup 170 proto 170
+//	ip route show table 170: 2001:db8:aa::/64 dev aarptun0 proto 170
+//
+// Programs know nothing of the mark and go into the device; our sockets carry
+// it, pass the rule by, and find the address where the network has it. That is
+// what lets a probe reach the very address whose traffic we take. Everything
+// else about the host's routing stays as it was.
+//
+// The device has no address: the kernel then picks the uplink's as a client's
+// source, which stays right however a flow is carried. It is not persistent,
+// so its routes go with the process whatever ends it. What can be left over is
+// a rule, which then leads to an empty table and does nothing.
+//
+// The order is: journal, device, and when everything else runs, routes, rules.
+// The rule is the last thing set and the first taken back. The journal is
+// written and synced before the change it tells of. Its owner holds a lock on
+// it for as long as it lives, and the lock, which the kernel gives back when a
+// process dies, says whether the owner does: a process id could be another's by
+// now. A start finds the journal of a dead owner and undoes it first; [Cleanup]
+// does only that.
+//
+// All of it happens in the network namespace of the goroutine's thread that
+// calls [Open].
+package tun

@@ -1,0 +1,224 @@
+package tun
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"sync"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+	wgtun "golang.zx2c4.com/wireguard/tun"
+)
+
+const (
+	defaultTable    = 170
+	defaultPriority = 17000
+	defaultDir      = "/run/aarptun"
+)
+
+// Config says what to change. Zero values stand for the defaults.
+type Config struct {
+	Name     string         // of the device, 1 to 15 bytes; required
+	MTU      int            // bytes; 0 takes that of the default routes' links
+	Prefixes []netip.Prefix // to route into the device, without host bits
+	Table    int            // default 170
+	Priority int            // of the rules; default 17000
+	Mark     uint32         // of sockets that bypass the device; default 0xaa
+	Dir      string         // of the journal; default /run/aarptun
+}
+
+// Host is what was changed on the host: a device, and from AddRoutes to
+// RemoveRoutes the routes and rules. Its methods may be called from any
+// goroutine, also from other namespaces than the one Open was called in.
+type Host struct {
+	name     string
+	mtu      int
+	table    int
+	prefixes []netip.Prefix
+	rules    []ruleSpec
+	link     netlink.Link
+	device   wgtun.Device
+	handle   *netlink.Handle
+	journal  *journal
+
+	mu     sync.Mutex
+	closed bool
+}
+
+// Open makes the device, in the network namespace of the calling thread, and
+// undoes first what a dead run of the same device has left there. It changes
+// nothing when it fails. Its errors are [os.ErrPermission], or [ErrConfig] and
+// its kinds.
+func Open(c Config) (_ *Host, err error) {
+	if err := checkPrivilege(); err != nil {
+		return nil, err
+	}
+	h := newHost(c)
+	namespace, err := namespaceID()
+	if err != nil {
+		return nil, err
+	}
+	if h.handle, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
+		return nil, fmt.Errorf("tun: netlink: %w", err)
+	}
+	var left []byte
+	if h.journal, left, err = lockJournal(journalPath(dirOf(c), h.name, namespace)); err != nil {
+		h.handle.Close()
+		return nil, err
+	}
+	if err := h.create(c, left); err != nil {
+		err = errors.Join(err, h.journal.remove())
+		h.handle.Close()
+		return nil, err
+	}
+	return h, nil
+}
+
+func newHost(c Config) *Host {
+	h := &Host{name: c.Name, mtu: c.MTU, table: c.Table, prefixes: c.Prefixes}
+	if h.table == 0 {
+		h.table = defaultTable
+	}
+	spec := ruleSpec{Table: h.table, Priority: c.Priority, Mark: c.Mark}
+	if spec.Priority == 0 {
+		spec.Priority = defaultPriority
+	}
+	if spec.Mark == 0 {
+		spec.Mark = defaultMark
+	}
+	for _, family := range familiesOf(c.Prefixes) {
+		spec.Family = family
+		h.rules = append(h.rules, spec)
+	}
+	return h
+}
+
+func dirOf(c Config) string {
+	if c.Dir == "" {
+		return defaultDir
+	}
+	return c.Dir
+}
+
+// create makes the device. left is what the journal of an earlier run says.
+func (h *Host) create(c Config, left []byte) error {
+	if len(left) > 0 {
+		if _, err := undo(h.handle, left, false); err != nil {
+			return err
+		}
+	}
+	if _, err := sweep(h.handle, h.table, false); err != nil {
+		return err
+	}
+	if _, err := h.handle.LinkByName(h.name); err == nil {
+		return nameTaken(h.name)
+	}
+	if err := checkTable(h.handle, h.table); err != nil {
+		return err
+	}
+	if err := h.journal.write(record{Version: 1, PID: os.Getpid(), Device: h.name, Rules: h.rules}); err != nil {
+		return err
+	}
+	if h.mtu == 0 {
+		h.mtu = uplinkMTU(h.handle)
+	}
+	device, err := createDevice(h.name)
+	if err != nil {
+		return err
+	}
+	if h.link, err = raise(h.handle, h.name, h.mtu); err != nil {
+		return errors.Join(err, device.Close())
+	}
+	h.device = device
+	return nil
+}
+
+// Device is the open device, for reading and writing packets. Whoever uses it
+// may close it; Close does so too.
+func (h *Host) Device() wgtun.Device { return h.device }
+
+// Name returns the name of the device.
+func (h *Host) Name() string { return h.name }
+
+// MTU returns the MTU of the device in bytes.
+func (h *Host) MTU() int { return h.mtu }
+
+// AddRoutes leads the prefixes into the device; from then on clients depend on
+// it. It may be called again, and sets what is missing. When it fails, what it
+// had added is gone again.
+func (h *Host) AddRoutes() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	err := h.addRoutes()
+	if err != nil {
+		err = errors.Join(err, h.removeRoutes())
+	}
+	return err
+}
+
+func (h *Host) addRoutes() error {
+	for _, p := range h.prefixes {
+		if err := h.handle.RouteReplace(routeOf(p, h.table, h.link.Attrs().Index)); err != nil {
+			if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
+				return fmt.Errorf("%w: no route for %v: is %s disabled on this host? %w", ErrConfig, p, familyName(p), err)
+			}
+			return fmt.Errorf("tun: add the route of %v to table %d: %w", p, h.table, err)
+		}
+	}
+	for _, rule := range h.rules {
+		if err := addRule(h.handle, rule); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func familyName(p netip.Prefix) string {
+	if p.Addr().Is4() {
+		return "IPv4"
+	}
+	return "IPv6"
+}
+
+// RemoveRoutes takes back what AddRoutes set; that some of it is gone already
+// is no error.
+func (h *Host) RemoveRoutes() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.removeRoutes()
+}
+
+func (h *Host) removeRoutes() error {
+	var errs []error
+	for _, rule := range h.rules {
+		errs = append(errs, removeRule(h.handle, rule))
+	}
+	for _, p := range h.prefixes {
+		if err := h.handle.RouteDel(routeOf(p, h.table, h.link.Attrs().Index)); err != nil && !gone(err) {
+			errs = append(errs, fmt.Errorf("tun: remove the route of %v: %w", p, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Close takes everything back. It may be called more than once.
+func (h *Host) Close() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return nil
+	}
+	h.closed = true
+	defer h.handle.Close()
+	undone := h.removeRoutes()
+	var closing error
+	if err := h.device.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
+		closing = fmt.Errorf("tun: close %s: %w", h.name, err)
+	}
+	if undone != nil {
+		return errors.Join(undone, closing, h.journal.leave())
+	}
+	return errors.Join(closing, h.journal.remove())
+}

@@ -1,0 +1,47 @@
+package tun
+
+import (
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/vishvananda/netlink"
+)
+
+// localFor is how long a list of the host's addresses is used. An address that
+// came since is then taken for a stranger's for a second, once.
+const localFor = time.Second
+
+// Locals knows the host's own addresses, in the namespace of the Host that
+// made it.
+type Locals struct {
+	host *Host
+
+	mu    sync.Mutex
+	until time.Time
+	addrs map[netip.Addr]struct{}
+}
+
+// Locals returns a list of the host's own addresses that keeps itself fresh.
+// It is of use until the Host is closed.
+func (h *Host) Locals() *Locals { return &Locals{host: h} }
+
+// Contains reports whether a is one of the host's own addresses. When the
+// kernel cannot be asked, the last list serves.
+func (l *Locals) Contains(a netip.Addr) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if now := time.Now(); now.After(l.until) {
+		if list, err := l.host.handle.AddrList(nil, netlink.FAMILY_ALL); err == nil {
+			l.addrs = make(map[netip.Addr]struct{}, len(list))
+			for _, entry := range list {
+				if own, ok := netip.AddrFromSlice(entry.IP); ok {
+					l.addrs[own.Unmap()] = struct{}{}
+				}
+			}
+		}
+		l.until = now.Add(localFor)
+	}
+	_, own := l.addrs[a]
+	return own
+}
