@@ -34,7 +34,7 @@ func testTuple(p Proto, clientPort, port uint16) Tuple {
 // leg is one end of an in-memory connection with half-close and reset, as TCP
 // has them. It blocks on channels only, so synctest can see it wait.
 type leg struct {
-	net.Conn // nil: addresses and deadlines are not used
+	net.Conn // nil: only a dialled leg must be one, and its addresses are not used
 	r        *io.PipeReader
 	w        *io.PipeWriter
 }

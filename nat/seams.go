@@ -2,13 +2,17 @@ package nat
 
 import (
 	"context"
+	"io"
 	"net"
 	"net/netip"
 )
 
-// TCPConn is one leg of a TCP flow, inside or outside.
+// TCPConn is one leg of a TCP flow, inside or outside. One goroutine reads and
+// one writes; Close and Reset may be called from any, and unblock both.
 type TCPConn interface {
-	net.Conn
+	// Read returns io.EOF after the peer's FIN and an error that is
+	// [syscall.ECONNRESET] after its RST.
+	io.ReadWriteCloser
 
 	// CloseWrite sends FIN and leaves the other direction open.
 	CloseWrite() error
@@ -21,8 +25,7 @@ type TCPConn interface {
 // TCPInside is a client's SYN that has not been answered. Exactly one of
 // Accept and Reject is called, once.
 type TCPInside interface {
-	// Accept completes the client's handshake and blocks until it has. The
-	// connection's LocalAddr is AA.
+	// Accept completes the client's handshake and blocks until it has.
 	Accept() (TCPConn, error)
 
 	// Reject answers the SYN the way the network would have.
@@ -30,9 +33,10 @@ type TCPInside interface {
 }
 
 // UDPInside is the client's half of a UDP flow: Read returns one datagram the
-// client sent, the first one included; Write sends one from AA.
+// client sent, which may be empty; Write sends one from AA. The datagram that
+// began the flow is there already, so the first Read does not block.
 type UDPInside interface {
-	net.Conn
+	io.ReadWriteCloser
 
 	// Reject sends the client the ICMP error that stands for the reason,
 	// quoting datagram as the client sent it. The flow stays usable: an

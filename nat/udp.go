@@ -67,21 +67,17 @@ func (t *Translator) dialUDP(ctx context.Context, f *flow) (net.Conn, error) {
 	return out, err
 }
 
-// rejectUDP tells the client about the datagram that began the flow. It is in
-// the connection already, so the read returns at once; the deadline only
-// guards against a connection that breaks its promise.
+// rejectUDP tells the client about the datagram that began the flow, which is
+// in the connection already.
 func (t *Translator) rejectUDP(in UDPInside, reason Reason) {
 	if reason == Timeout {
 		return
 	}
 	buf := datagramPool.Get().(*[maxDatagram]byte)
 	defer datagramPool.Put(buf)
-	if err := in.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
-		return // the connection is closed: there is nobody to tell
-	}
 	n, err := in.Read(buf[:])
 	if err != nil {
-		return // likewise
+		return // the connection is closed: there is nobody to tell
 	}
 	in.Reject(reason, buf[:n])
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"net"
 	"net/netip"
-	"os"
 	"sync"
 	"syscall"
 	"testing"
@@ -20,7 +19,6 @@ type packets struct {
 	errs     chan error // what the kernel reports on the next read
 	closed   chan struct{}
 	once     *sync.Once
-	deadline time.Time
 
 	rejects chan rejected
 }
@@ -39,10 +37,6 @@ func newPackets() (a, b *packets) {
 }
 
 func (p *packets) Read(b []byte) (int, error) {
-	var expired <-chan time.Time
-	if !p.deadline.IsZero() {
-		expired = time.After(time.Until(p.deadline))
-	}
 	select {
 	case d := <-p.in:
 		return copy(b, d), nil
@@ -50,8 +44,6 @@ func (p *packets) Read(b []byte) (int, error) {
 		return 0, &net.OpError{Op: "read", Err: err}
 	case <-p.closed:
 		return 0, net.ErrClosed
-	case <-expired:
-		return 0, os.ErrDeadlineExceeded
 	}
 }
 
@@ -71,8 +63,6 @@ func (p *packets) Close() error {
 	p.once.Do(func() { close(p.closed) })
 	return nil
 }
-
-func (p *packets) SetReadDeadline(t time.Time) error { p.deadline = t; return nil }
 
 func (p *packets) Reject(r Reason, datagram []byte) { p.rejects <- rejected{r, string(datagram)} }
 

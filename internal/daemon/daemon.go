@@ -58,7 +58,7 @@ func build(cfg config.Config, version string, host *tun.Host, log *slog.Logger) 
 	if h.ping, err = ping.Open(ping.Config{Mark: cfg.Mark}); err != nil {
 		return h, err
 	}
-	if h.resolver, err = newResolver(cfg, h.ping, log); err != nil {
+	if h.resolver, err = newResolver(cfg, h.ping, host.Locals(), log); err != nil {
 		return h, err
 	}
 	h.translator, err = nat.New(nat.Config{Resolver: h.resolver, Dial: dialer(cfg.Mark), Pinger: h.ping, Log: log})
@@ -93,7 +93,7 @@ func (h *house) run(ctx context.Context, cfg config.Config, ready func() error) 
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	group, failed := errgroup.WithContext(life)
-	for _, room := range []func(context.Context) error{h.host.Run, h.ping.Run, h.resolver.Run, h.stack.Run, h.admin.Run} {
+	for _, room := range []func(context.Context) error{h.ping.Run, h.resolver.Run, h.stack.Run, h.admin.Run} {
 		group.Go(func() error { return room(failed) })
 	}
 	err := h.serve(ctx, failed, cfg, ready)

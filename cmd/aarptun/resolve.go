@@ -1,0 +1,192 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"aarptun/internal/config"
+	"aarptun/resolver"
+	"aarptun/resolver/ping"
+)
+
+// resolution is one answer of `aarptun resolve`.
+type resolution struct {
+	Anycast    netip.Addr `json:"anycast"`
+	Member     netip.Addr `json:"member"`
+	Method     string     `json:"method"`
+	Trust      string     `json:"trust"`
+	SelfAnswer bool       `json:"self_answer"`
+	RTT        int64      `json:"rtt_us"` // microseconds, of the last answer
+	TTL        int64      `json:"ttl_ms"` // milliseconds that `run` would keep it
+	Seen       int        `json:"seen"`   // answers that named this member
+}
+
+// asking is what the flags of resolve say.
+type asking struct {
+	verbose, json bool
+	count         int
+	timeout       time.Duration
+	mark          uint32
+	members       []netip.Prefix
+}
+
+func newResolve() *cobra.Command {
+	a := asking{mark: config.Default().Mark}
+	cmd := &cobra.Command{
+		Use:   "resolve AA",
+		Short: "Ask which member stands behind an anycast address",
+		Long: `Resolve asks the anycast address AA by probe and prints the unicast address of
+the member that answers, alone on standard output. It needs no running daemon.
+
+It needs CAP_NET_RAW, or a group inside net.ipv4.ping_group_range. Where a
+daemon runs on the same host, run it as root too: its probes then carry the mark
+that bypasses the TUN.
+
+Exit code 69 says that nobody answered whose answer could be used.`,
+		Example: `  ssh "$(aarptun resolve 2001:db8:aa::1)"
+  aarptun resolve -v 2001:db8:aa::1
+  aarptun resolve -n 20 2001:db8:aa::1    # which members are seen from here?`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			aa, err := config.ParseAddr(args[0])
+			if err != nil {
+				return err
+			}
+			if a.count < 1 || a.count > 10000 {
+				return usageError{fmt.Errorf("-n %d: it must be 1 to 10000", a.count)}
+			}
+			if a.timeout < time.Millisecond || a.timeout > time.Minute {
+				return usageError{fmt.Errorf("--timeout %v: it must be 1ms to 1m", a.timeout)}
+			}
+			found, err := a.ask(c, aa)
+			if err != nil {
+				return err
+			}
+			return a.print(c.OutOrStdout(), found)
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVarP(&a.verbose, "verbose", "v", false, "say how the answer was found")
+	f.BoolVar(&a.json, "json", false, "print JSON, one object a member")
+	f.IntVarP(&a.count, "count", "n", 1, "ask so many times and list the members seen")
+	f.DurationVar(&a.timeout, "timeout", 2*time.Second, "how long to wait for an answer")
+	f.Var(mark{&a.mark}, "fwmark", "mark of the probes, which bypass a running daemon's TUN")
+	f.Var(prefixes{&a.members}, "member-prefix", "believe only members in this prefix; may be repeated")
+	return cmd
+}
+
+// ask returns the members that answered, in the order in which they were seen.
+func (a *asking) ask(c *cobra.Command, aa netip.Addr) (found []*resolution, err error) {
+	socket, err := a.open(c.ErrOrStderr())
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(c.Context())
+	running := make(chan error, 1)
+	go func() { running <- socket.Run(ctx) }()
+	defer func() {
+		cancel()
+		err = errors.Join(err, <-running)
+	}()
+	level := slog.LevelError
+	if a.verbose {
+		level = slog.LevelWarn
+	}
+	r, err := resolver.New(resolver.Config{
+		Policies:     []resolver.Policy{{Prefix: netip.PrefixFrom(aa, aa.BitLen()), Members: a.members}},
+		Probers:      []resolver.Prober{resolver.NewICMP(socket)},
+		ProbeTimeout: a.timeout,
+		Log:          slog.New(slog.NewTextHandler(c.ErrOrStderr(), &slog.HandlerOptions{Level: level})),
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	return a.collect(ctx, r, aa)
+}
+
+// open opens the probes' socket, without the mark if that is not permitted.
+func (a *asking) open(stderr io.Writer) (*ping.Socket, error) {
+	socket, err := ping.Open(ping.Config{Mark: a.mark})
+	if err == nil || !errors.Is(err, os.ErrPermission) {
+		return socket, err
+	}
+	socket, plainErr := ping.Open(ping.Config{})
+	if plainErr != nil {
+		return nil, plainErr
+	}
+	if a.verbose {
+		fmt.Fprintln(stderr, "aarptun: the probes cannot be marked without CAP_NET_ADMIN: where a daemon runs, it is asked instead of the network")
+	}
+	return socket, nil
+}
+
+func (a *asking) collect(ctx context.Context, r *resolver.Resolver, aa netip.Addr) ([]*resolution, error) {
+	var found []*resolution
+	var last error
+	for range a.count {
+		pin, err := r.Lookup(ctx, aa)
+		r.Flush(aa)
+		if err != nil {
+			last = err
+			if ctx.Err() != nil {
+				break
+			}
+			continue
+		}
+		found = record(found, pin)
+	}
+	if len(found) == 0 {
+		return nil, last
+	}
+	return found, nil
+}
+
+func record(found []*resolution, pin resolver.Pin) []*resolution {
+	var entry *resolution
+	for _, f := range found {
+		if f.Member == pin.Member {
+			entry = f
+		}
+	}
+	if entry == nil {
+		entry = &resolution{Anycast: pin.Anycast, Member: pin.Member, Method: pin.Method, Trust: pin.Trust.String(), SelfAnswer: pin.SelfAnswer}
+		found = append(found, entry)
+	}
+	entry.RTT, entry.TTL = pin.RTT.Microseconds(), pin.Expires.Sub(pin.Learned).Milliseconds()
+	entry.Seen++
+	return found
+}
+
+func (a *asking) print(w io.Writer, found []*resolution) error {
+	for _, f := range found {
+		var err error
+		switch {
+		case a.json:
+			err = printJSON(w, f)
+		case a.verbose:
+			self := ""
+			if f.SelfAnswer {
+				self = ", it answered from itself: no anycast address, or a member has it on its loopback"
+			}
+			_, err = fmt.Fprintf(w, "%v by %s, trust %s, RTT %v, TTL %v, seen %d of %d%s\n", f.Member, f.Method, f.Trust,
+				time.Duration(f.RTT)*time.Microsecond, time.Duration(f.TTL)*time.Millisecond, f.Seen, a.count, self)
+		case a.count > 1:
+			_, err = fmt.Fprintf(w, "%v %d\n", f.Member, f.Seen)
+		default:
+			_, err = fmt.Fprintln(w, f.Member)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,130 @@
+package stack
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"syscall"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/waiter"
+)
+
+// conn is an endpoint as a stream or as datagrams. gonet has such a thing too,
+// but it forgets which error the endpoint gave, and a RST must not look like a
+// FIN.
+type conn struct {
+	endpoint tcpip.Endpoint
+	queue    *waiter.Queue
+	closed   chan struct{}
+	once     sync.Once
+}
+
+func newConn(ep tcpip.Endpoint, queue *waiter.Queue) *conn {
+	return &conn{endpoint: ep, queue: queue, closed: make(chan struct{})}
+}
+
+// Read implements [io.Reader]; of datagrams it returns one.
+func (c *conn) Read(b []byte) (int, error) {
+	w := tcpip.SliceWriter(b)
+	result, err := c.endpoint.Read(&w, tcpip.ReadOptions{})
+	if _, block := err.(*tcpip.ErrWouldBlock); block {
+		err = c.wait(waiter.ReadableEvents, func() tcpip.Error {
+			result, err = c.endpoint.Read(&w, tcpip.ReadOptions{})
+			return err
+		})
+	}
+	if err != nil {
+		return result.Count, c.wrap("read", err)
+	}
+	return result.Count, nil
+}
+
+// Write implements [io.Writer]; a datagram goes whole or not at all.
+func (c *conn) Write(b []byte) (int, error) {
+	reader := bytes.NewReader(b)
+	total := 0
+	for {
+		n, err := c.endpoint.Write(reader, tcpip.WriteOptions{})
+		if _, block := err.(*tcpip.ErrWouldBlock); block {
+			err = c.wait(waiter.WritableEvents, func() tcpip.Error {
+				n, err = c.endpoint.Write(reader, tcpip.WriteOptions{})
+				return err
+			})
+		}
+		total += int(n)
+		if err != nil {
+			return total, c.wrap("write", err)
+		}
+		if reader.Len() == 0 {
+			return total, nil
+		}
+	}
+}
+
+// wait calls try again at each event until it does not block any more, or the
+// connection is closed.
+func (c *conn) wait(events waiter.EventMask, try func() tcpip.Error) tcpip.Error {
+	entry, notify := waiter.NewChannelEntry(events | waiter.EventHUp | waiter.EventErr)
+	c.queue.EventRegister(&entry)
+	defer c.queue.EventUnregister(&entry)
+	for {
+		err := try()
+		if _, block := err.(*tcpip.ErrWouldBlock); !block {
+			return err
+		}
+		select {
+		case <-notify:
+		case <-c.closed:
+			return &tcpip.ErrAborted{}
+		}
+	}
+}
+
+// Close frees the endpoint. What TCP has queued is still delivered.
+func (c *conn) Close() error {
+	c.once.Do(func() {
+		close(c.closed)
+		c.endpoint.Close()
+	})
+	return nil
+}
+
+func (c *conn) wrap(op string, err tcpip.Error) error {
+	select {
+	case <-c.closed:
+		return fmt.Errorf("stack: %s: %w", op, net.ErrClosed)
+	default:
+	}
+	if _, fin := err.(*tcpip.ErrClosedForReceive); fin {
+		return io.EOF
+	}
+	return fmt.Errorf("stack: %s: %w", op, errnoOf(err))
+}
+
+// errnoOf gives netstack's errors the numbers that the kernel's have.
+func errnoOf(err tcpip.Error) error {
+	switch err.(type) {
+	case *tcpip.ErrConnectionReset:
+		return syscall.ECONNRESET
+	case *tcpip.ErrConnectionRefused:
+		return syscall.ECONNREFUSED
+	case *tcpip.ErrConnectionAborted, *tcpip.ErrAborted:
+		return syscall.ECONNABORTED
+	case *tcpip.ErrTimeout:
+		return syscall.ETIMEDOUT
+	case *tcpip.ErrClosedForSend, *tcpip.ErrNotConnected:
+		return syscall.EPIPE
+	case *tcpip.ErrNetworkUnreachable:
+		return syscall.ENETUNREACH
+	case *tcpip.ErrHostUnreachable:
+		return syscall.EHOSTUNREACH
+	case *tcpip.ErrMessageTooLong:
+		return syscall.EMSGSIZE
+	case *tcpip.ErrNoBufferSpace:
+		return syscall.ENOBUFS
+	}
+	return fmt.Errorf("%v", err)
+}

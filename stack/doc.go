@@ -1,0 +1,34 @@
+// Package stack turns the packets of a TUN device into connections: it is the
+// only room that knows gVisor's netstack.
+//
+// # Theory of operation
+//
+//	device -> filter -> netstack -> TCP forwarder  -> Handler.ServeTCP
+//	                             -> UDP handler    -> Handler.ServeUDP
+//	                             -> ICMP handler   -> Handler.ServeEcho
+//	device <- link   <- netstack <- what the Handler writes
+//
+// Packets are read in batches and looked at before they are let in: the
+// destination must lie in an anycast prefix, the source must be an address that
+// can be answered, and the protocol must be one that is translated. Any other
+// protocol is refused as the network would have (RFC 792, RFC 4443), everything
+// else is dropped and counted. Netstack trusts nothing either: it verifies every
+// checksum, and reassembles fragments within bounds of its own.
+//
+// Netstack accepts any destination (promiscuous) and sends from any source
+// (spoofing), so every anycast address is ours without being configured. It
+// forwards nothing and says nothing by itself: no neighbour discovery, no
+// router solicitation, no echo reply. An echo request is taken by a handler of
+// ours before netstack would answer it, because an echo that no member answered
+// must stay unanswered.
+//
+// A TCP SYN is kept until the Handler has reached a member. Only then is the
+// handshake completed, with [nat.TCPInside.Accept]; a SYN that is rejected gets
+// RST, or the ICMP error that its Reason stands for, which quotes the SYN: a
+// client drops an error that does not. A RST that comes while the member is
+// being dialled ends the context of ServeTCP. A UDP endpoint is made at once on
+// the dispatch path, so that the datagrams that come while the member is looked
+// up find it and wait in its buffer.
+//
+// Every Serve call runs in a goroutine that Run waits for.
+package stack

@@ -1,0 +1,240 @@
+package stack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+
+	"golang.org/x/time/rate"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
+	gstack "gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/icmp"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
+
+	"aarptun/nat"
+)
+
+// Device is where packets come from and go to; it is the contract of
+// wireguard-go's tun.Device. Read and Write may be called at the same time.
+type Device interface {
+	// Read fills up to BatchSize buffers from offset with one packet each.
+	Read(bufs [][]byte, sizes []int, offset int) (int, error)
+	// Write sends packets that begin at offset, which is at least 10; it may
+	// overwrite the buffers, up to their capacity.
+	Write(bufs [][]byte, offset int) (int, error)
+	BatchSize() int
+	// Close makes Read return [os.ErrClosed].
+	Close() error
+}
+
+// Handler carries flows. Each method blocks until its flow has ended. The
+// context ends when the client gives up before it was answered, or when the
+// Stack is being stopped.
+type Handler interface {
+	ServeTCP(context.Context, nat.Tuple, nat.TCPInside)
+	ServeUDP(context.Context, nat.Tuple, nat.UDPInside)
+	ServeEcho(context.Context, nat.Tuple, nat.EchoInside)
+}
+
+// Config is what a Stack is told. Zero limits stand for the defaults.
+type Config struct {
+	MTU      int            // of the device, bytes
+	Prefixes []netip.Prefix // the anycast prefixes: only packets to them are let in
+
+	// Handshakes is how many SYNs may wait for their answer; over it a SYN is
+	// dropped and counted, and the client sends it again. Default 8,192.
+	Handshakes int
+	// Echoes is how many echo requests may wait for their reply; over it one
+	// is dropped and counted. Default 1,024.
+	Echoes int
+
+	Log *slog.Logger // nil discards
+}
+
+const (
+	nicID = 1
+
+	defaultHandshakes = 8192
+	defaultEchoes     = 1024
+
+	// ICMP errors are limited as Linux does by default (RFC 4443 section
+	// 2.4 f, icmp_msgs_per_sec).
+	icmpErrorsPerSecond = 1000
+	icmpErrorsBurst     = 1000
+)
+
+// Stack is a running netstack on a device.
+type Stack struct {
+	device   Device
+	handler  Handler
+	prefixes []netip.Prefix
+	log      *slog.Logger
+	net      *gstack.Stack
+	link     *link
+	forward  *tcp.Forwarder
+	pending  pendingSYNs
+	echoes   chan struct{} // one slot for each request being served
+	errors   *rate.Limiter
+	stats    counters
+
+	life context.Context // of every flow
+	end  context.CancelFunc
+
+	mu     sync.Mutex
+	ending bool
+	serves sync.WaitGroup
+}
+
+// New returns a Stack that is ready to Run.
+func New(d Device, h Handler, c Config) (*Stack, error) {
+	if d == nil || h == nil {
+		return nil, errors.New("stack: Device and Handler are required")
+	}
+	if c.MTU < header.IPv6MinimumMTU || c.MTU > maxPacket {
+		return nil, fmt.Errorf("stack: MTU %d: it must be %d to %d", c.MTU, header.IPv6MinimumMTU, maxPacket)
+	}
+	if c.Handshakes < 0 || c.Echoes < 0 {
+		return nil, fmt.Errorf("stack: limits %d and %d must not be negative", c.Handshakes, c.Echoes)
+	}
+	if c.Handshakes == 0 {
+		c.Handshakes = defaultHandshakes
+	}
+	if c.Echoes == 0 {
+		c.Echoes = defaultEchoes
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Stack{
+		device: d, handler: h, prefixes: slices.Clone(c.Prefixes), log: c.Log,
+		pending: pendingSYNs{limit: c.Handshakes, syns: make(map[gstack.TransportEndpointID]*pendingSYN)},
+		echoes:  make(chan struct{}, c.Echoes),
+		errors:  rate.NewLimiter(icmpErrorsPerSecond, icmpErrorsBurst),
+	}
+	s.life, s.end = context.WithCancel(context.Background())
+	s.link = newLink(d, c.MTU, &s.stats)
+	if err := s.buildNet(); err != nil {
+		s.end()
+		return nil, err
+	}
+	return s, nil
+}
+
+// buildNet makes the netstack. The handlers are installed before there is a
+// NIC that could deliver to them.
+func (s *Stack) buildNet() error {
+	s.net = gstack.New(gstack.Options{
+		NetworkProtocols: []gstack.NetworkProtocolFactory{
+			ipv4.NewProtocolWithOptions(ipv4.Options{IGMP: ipv4.IGMPOptions{Enabled: false}}),
+			ipv6.NewProtocolWithOptions(quietIPv6),
+		},
+		TransportProtocols: []gstack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
+	})
+	if err := s.tuneTCP(); err != nil {
+		return err
+	}
+	// The forwarder's own limit is never reached: ours comes first, and is
+	// counted.
+	s.forward = tcp.NewForwarder(s.net, 0, s.pending.limit+1, s.serveTCP)
+	s.net.SetTransportProtocolHandler(tcp.ProtocolNumber, s.handleTCP)
+	s.net.SetTransportProtocolHandler(udp.ProtocolNumber, s.handleUDP)
+	s.net.SetTransportProtocolHandler(icmp.ProtocolNumber4, s.handleICMP)
+	s.net.SetTransportProtocolHandler(icmp.ProtocolNumber6, s.handleICMP)
+	if err := s.net.CreateNIC(nicID, s.link); err != nil {
+		return fmt.Errorf("stack: create the interface: %v", err)
+	}
+	if err := s.net.SetPromiscuousMode(nicID, true); err != nil {
+		return fmt.Errorf("stack: promiscuous mode: %v", err)
+	}
+	if err := s.net.SetSpoofing(nicID, true); err != nil {
+		return fmt.Errorf("stack: spoofing: %v", err)
+	}
+	s.net.SetRouteTable([]tcpip.Route{
+		{Destination: header.IPv4EmptySubnet, NIC: nicID},
+		{Destination: header.IPv6EmptySubnet, NIC: nicID},
+	})
+	return nil
+}
+
+// quietIPv6 keeps the stack from sending anything by itself.
+var quietIPv6 = ipv6.Options{
+	AutoGenLinkLocal: false,
+	MLD:              ipv6.MLDOptions{Enabled: false},
+	NDPConfigs:       ipv6.NDPConfigurations{MaxRtrSolicitations: 0, HandleRAs: ipv6.HandlingRAsDisabled},
+}
+
+const (
+	tcpBufferMin     = 4 << 10
+	tcpBufferDefault = 1 << 20 // bytes each way; a flow uses what it has in flight
+	tcpBufferMax     = 4 << 20
+)
+
+func (s *Stack) tuneTCP() error {
+	sack := tcpip.TCPSACKEnabled(true)
+	// RACK takes the reordering inside a batch for loss: nearly all of its
+	// recoveries on a TUN are spurious. SACK recovery stays.
+	recovery := tcpip.TCPRecovery(0)
+	moderate := tcpip.TCPModerateReceiveBufferOption(true)
+	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: tcpBufferMin, Default: tcpBufferDefault, Max: tcpBufferMax}
+	send := tcpip.TCPSendBufferSizeRangeOption{Min: tcpBufferMin, Default: tcpBufferDefault, Max: tcpBufferMax}
+	for _, option := range []tcpip.SettableTransportProtocolOption{&sack, &recovery, &moderate, &receive, &send} {
+		if err := s.net.SetTransportProtocolOption(tcp.ProtocolNumber, option); err != nil {
+			return fmt.Errorf("stack: TCP option %T: %v", option, err)
+		}
+	}
+	return nil
+}
+
+// begin counts a Serve call that Run is to wait for, unless it is too late.
+func (s *Stack) begin() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.ending {
+		s.serves.Add(1)
+	}
+	return !s.ending
+}
+
+// Run carries packets until ctx ends or the device fails; then it ends every
+// flow with RST, waits for every Serve call, and closes the device.
+func (s *Stack) Run(ctx context.Context) error {
+	reader := make(chan error, 1)
+	go func() { reader <- s.readPackets() }()
+	var err error
+	select {
+	case <-ctx.Done():
+		err = errors.Join(s.Close(), <-reader)
+	case err = <-reader:
+		err = errors.Join(err, s.Close())
+	}
+	return err
+}
+
+// Close ends everything, as the end of Run does; it is for a Stack that was
+// never run.
+func (s *Stack) Close() error {
+	s.mu.Lock()
+	s.ending = true
+	s.mu.Unlock()
+	s.end()
+	// A handshake that is under way ends only when its endpoint does.
+	for _, endpoint := range s.net.RegisteredEndpoints() {
+		endpoint.Abort()
+	}
+	s.serves.Wait()
+	s.net.Close()
+	s.net.Wait()
+	if err := s.device.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
+		return fmt.Errorf("stack: close the device: %w", err)
+	}
+	return nil
+}

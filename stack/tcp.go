@@ -1,0 +1,196 @@
+package stack
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	gstack "gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/waiter"
+
+	"aarptun/nat"
+)
+
+// The keepalive of the inside is that of the outside (tcp(7)): no idle flow is
+// cut before the 2 h 4 min of RFC 5382 REQ-5, and a client that has gone is
+// noticed.
+const (
+	keepaliveIdle     = 2 * time.Hour
+	keepaliveInterval = 75 * time.Second
+	keepaliveCount    = 9
+)
+
+// pendingSYN is a SYN that has not been answered.
+type pendingSYN struct {
+	head   []byte // of the packet, for an ICMP error
+	ctx    context.Context
+	cancel context.CancelFunc // when the client sends RST
+}
+
+// pendingSYNs are at most limit. An entry is taken away only after the
+// forwarder has forgotten the SYN: so as long as it is there a retransmission
+// is known for what it is, and the forwarder never has more than we.
+type pendingSYNs struct {
+	limit int
+
+	mu   sync.Mutex
+	syns map[gstack.TransportEndpointID]*pendingSYN
+}
+
+// add reports whether the SYN is new, and whether there was room for it.
+func (p *pendingSYNs) add(life context.Context, id gstack.TransportEndpointID, pkt *gstack.PacketBuffer) (isNew, room bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.syns[id] != nil {
+		return false, true
+	}
+	if len(p.syns) >= p.limit {
+		return true, false
+	}
+	ctx, cancel := context.WithCancel(life)
+	p.syns[id] = &pendingSYN{head: head(pkt), ctx: ctx, cancel: cancel}
+	return true, true
+}
+
+func (p *pendingSYNs) get(id gstack.TransportEndpointID) *pendingSYN {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.syns[id]
+}
+
+func (p *pendingSYNs) remove(id gstack.TransportEndpointID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.syns, id)
+}
+
+func (p *pendingSYNs) len() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.syns)
+}
+
+// handleTCP sees every segment that belongs to no endpoint.
+func (s *Stack) handleTCP(id gstack.TransportEndpointID, pkt *gstack.PacketBuffer) bool {
+	flags := header.TCP(pkt.TransportHeader().Slice()).Flags()
+	if flags.Contains(header.TCPFlagRst) {
+		if syn := s.pending.get(id); syn != nil {
+			syn.cancel()
+		}
+		return true // nobody answers RST (RFC 9293 section 3.5.2)
+	}
+	if !flags.Contains(header.TCPFlagSyn) || flags.Contains(header.TCPFlagAck) {
+		return s.forward.HandlePacket(id, pkt) // not taken: netstack answers RST
+	}
+	switch isNew, room := s.pending.add(s.life, id, pkt); {
+	case !room:
+		s.stats.synsDropped.Add(1)
+		return true
+	case !isNew:
+		return true // a retransmission
+	}
+	if !s.forward.HandlePacket(id, pkt) {
+		s.pending.remove(id) // its checksum is wrong
+		s.stats.malformed.Add(1)
+	}
+	return true
+}
+
+// serveTCP is called by the forwarder in a goroutine of its own for each SYN.
+func (s *Stack) serveTCP(r *tcp.ForwarderRequest) {
+	id := r.ID()
+	in := &tcpInside{s: s, request: r, id: id, syn: s.pending.get(id)}
+	if in.syn == nil || !s.begin() {
+		in.complete(false)
+		return
+	}
+	defer s.serves.Done()
+	defer in.syn.cancel()
+	s.handler.ServeTCP(in.syn.ctx, tupleOf(nat.TCP, id), in)
+}
+
+// tcpInside is a SYN before its answer.
+type tcpInside struct {
+	s       *Stack
+	request *tcp.ForwarderRequest
+	id      gstack.TransportEndpointID
+	syn     *pendingSYN
+}
+
+// complete gives the SYN back to the forwarder, which must be done once.
+func (in *tcpInside) complete(sendReset bool) {
+	in.request.Complete(sendReset)
+	in.s.pending.remove(in.id)
+}
+
+// Accept implements [nat.TCPInside].
+func (in *tcpInside) Accept() (nat.TCPConn, error) {
+	queue := new(waiter.Queue)
+	endpoint, err := in.request.CreateEndpoint(queue)
+	in.complete(false)
+	if err != nil {
+		return nil, fmt.Errorf("stack: handshake: %w", errnoOf(err))
+	}
+	options := endpoint.SocketOptions()
+	options.SetDelayOption(false) // what a member sends goes on at once
+	options.SetKeepAlive(true)
+	idle, interval := tcpip.KeepaliveIdleOption(keepaliveIdle), tcpip.KeepaliveIntervalOption(keepaliveInterval)
+	for _, option := range []tcpip.SettableSocketOption{&idle, &interval} {
+		if err := endpoint.SetSockOpt(option); err != nil {
+			endpoint.Abort()
+			return nil, fmt.Errorf("stack: keepalive: %w", errnoOf(err))
+		}
+	}
+	if err := endpoint.SetSockOptInt(tcpip.KeepaliveCountOption, keepaliveCount); err != nil {
+		endpoint.Abort()
+		return nil, fmt.Errorf("stack: keepalive: %w", errnoOf(err))
+	}
+	return &tcpConn{newConn(endpoint, queue)}, nil
+}
+
+// Reject implements [nat.TCPInside].
+func (in *tcpInside) Reject(r nat.Reason) {
+	switch r {
+	case nat.Refused, nat.Busy:
+		in.complete(true)
+		return
+	default:
+		in.complete(false)
+	}
+	if icmp, ok := errorFor(r); ok {
+		in.s.sendError(tupleOf(nat.TCP, in.id), icmp, in.syn.head)
+	}
+}
+
+// tcpConn is the inside leg of an established flow.
+type tcpConn struct{ *conn }
+
+// Read implements [io.Reader]. The receive buffer grows with what is taken.
+func (c *tcpConn) Read(b []byte) (int, error) {
+	n, err := c.conn.Read(b)
+	if n > 0 {
+		c.endpoint.ModerateRecvBuf(n)
+	}
+	return n, err
+}
+
+// CloseWrite implements [nat.TCPConn].
+func (c *tcpConn) CloseWrite() error {
+	if err := c.endpoint.Shutdown(tcpip.ShutdownWrite); err != nil {
+		return c.wrap("shutdown", err)
+	}
+	return nil
+}
+
+// Reset implements [nat.TCPConn].
+func (c *tcpConn) Reset() error {
+	c.once.Do(func() {
+		close(c.closed)
+		c.endpoint.Abort()
+	})
+	return nil
+}
