@@ -53,7 +53,7 @@ func Listen(path string, source Source, log *slog.Logger) (*Server, error) {
 	if err := os.MkdirAll(filepath.Dir(path), dirMode); err != nil {
 		return nil, fmt.Errorf("admin: %w", err)
 	}
-	if err := clearStale(path); err != nil {
+	if _, err := RemoveStale(path); err != nil {
 		return nil, err
 	}
 	// The socket is made in a directory of ours and shows up under its name
@@ -93,29 +93,30 @@ func listenAt(private, path string) (*net.UnixListener, error) {
 	return listener, nil
 }
 
-// clearStale removes a socket that nobody listens on any more.
-func clearStale(path string) error {
+// RemoveStale removes the socket of a daemon that is dead, and reports whether
+// there was one. A socket that is answered is [ErrInUse].
+func RemoveStale(path string) (removed bool, err error) {
 	info, err := os.Lstat(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil
+		return false, nil
 	}
 	if err != nil {
-		return fmt.Errorf("admin: %w", err)
+		return false, fmt.Errorf("admin: %w", err)
 	}
 	if info.Mode().Type() != os.ModeSocket {
-		return fmt.Errorf("admin: %s exists and is not a socket: choose another path with --admin-socket", path)
+		return false, fmt.Errorf("admin: %s exists and is not a socket: choose another path with --admin-socket", path)
 	}
 	conn, err := net.DialTimeout("unix", path, time.Second)
 	if err == nil {
-		return errors.Join(fmt.Errorf("%w: %s: choose another path with --admin-socket", ErrInUse, path), conn.Close())
+		return false, errors.Join(fmt.Errorf("%w: %s: choose another path with --admin-socket", ErrInUse, path), conn.Close())
 	}
 	if !errors.Is(err, syscall.ECONNREFUSED) {
-		return fmt.Errorf("admin: %w", err)
+		return false, fmt.Errorf("admin: %w", err)
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("admin: %w", err)
+		return false, fmt.Errorf("admin: %w", err)
 	}
-	return nil
+	return true, nil
 }
 
 // Run answers until ctx ends; then it closes the socket, removes it, and

@@ -1,0 +1,133 @@
+# shellcheck shell=bash
+# The network of the end-to-end tests: sourced by netns-test.sh, inside
+# namespaces of its own.
+#
+#	client -- router -- m1
+#	                 \- m2
+#
+# Both members join the anycast address AA; the router's route decides which of
+# them a packet to AA reaches, and flip changes its mind.
+
+AA=2001:db8:aa::1
+DEAD=2001:db8:aa::dead # in the prefix, routed, and joined by nobody
+PREFIX=2001:db8:aa::/64
+AA4=198.51.100.1 # no route on the network leads there at all
+PREFIX4=198.51.100.0/24
+UA1=2001:db8:11::2
+UA2=2001:db8:12::2
+UA1_4=192.0.2.2
+CLIENT=2001:db8:1::2
+PORT=7000
+
+on() { ip netns exec "$@"; }
+
+# connect A DEV_A ADDR_A ADDR4_A B DEV_B ADDR_B ADDR4_B: a wire between two hosts.
+connect() {
+	ip link add "$2" netns "$1" type veth peer name "$6" netns "$5"
+	local ns dev addr addr4
+	while [ $# -gt 0 ]; do
+		ns=$1 dev=$2 addr=$3 addr4=$4
+		shift 4
+		# nodad: duplicate address detection takes the first second.
+		ip -n "$ns" addr add "$addr/64" dev "$dev" nodad
+		ip -n "$ns" addr add "$addr4/25" dev "$dev"
+		ip -n "$ns" link set "$dev" up
+	done
+}
+
+set_sysctl() { # set_sysctl NETNS NAME VALUE
+	on "$1" sh -c "echo $3 >/proc/sys/net/${2//.//}"
+}
+
+build_lab() {
+	local ns
+	for ns in client router m1 m2; do
+		ip netns add "$ns"
+		set_sysctl "$ns" ipv6.conf.all.accept_dad 0
+		set_sysctl "$ns" ipv6.conf.default.accept_dad 0
+		ip -n "$ns" link set lo up
+	done
+	# Without it a host may join an anycast address only in a prefix that is
+	# on-link for it, and then its address there could be taken for UA.
+	for ns in router m1 m2; do
+		set_sysctl "$ns" ipv6.conf.all.forwarding 1
+	done
+	set_sysctl router ipv4.ip_forward 1
+	connect client eth0 $CLIENT 203.0.113.2 router c0 2001:db8:1::1 203.0.113.1
+	connect m1 eth0 $UA1 $UA1_4 router m1 2001:db8:11::1 192.0.2.1
+	connect m2 eth0 $UA2 192.0.2.130 router m2 2001:db8:12::1 192.0.2.129
+	for ns in client:2001:db8:1::1,203.0.113.1 m1:2001:db8:11::1,192.0.2.1 m2:2001:db8:12::1,192.0.2.129; do
+		local gateways=${ns#*:}
+		ip -n "${ns%%:*}" route add default via "${gateways#*,}"
+		ip -n "${ns%%:*}" -6 route add default via "${gateways%,*}"
+	done
+	ip -n router -6 route add $DEAD/128 via $UA1
+	route_to 1
+}
+
+# route_to N: from now on the network delivers AA to member N.
+route_to() {
+	local ua=UA$1
+	ip -n router -6 route replace $AA/128 via "${!ua}"
+	ROUTED=$1
+}
+
+flip() { route_to $((3 - ROUTED)); }
+
+# spawn LOG COMMAND...: runs in the background; its PID is in $SPAWNED.
+spawn() {
+	local log=$1
+	shift
+	"$@" >"$log" 2>&1 &
+	SPAWNED=$!
+	PIDS+=("$SPAWNED")
+}
+PIDS=()
+
+# stop PID [SIGNAL]: ends a process of ours and returns its exit status.
+stop() {
+	kill "-${2:-TERM}" "$1" 2>/dev/null || true
+	local status=0
+	wait "$1" 2>/dev/null || status=$?
+	return "$status"
+}
+
+# eventually SECONDS COMMAND...: polls until the command succeeds.
+eventually() {
+	local until=$(($(date +%s%N) + $1 * 1000000000))
+	shift
+	until "$@" >/dev/null 2>&1; do
+		[ "$(date +%s%N)" -lt "$until" ] || return 1
+		sleep 0.05
+	done
+}
+
+start_members() {
+	local n
+	for n in 1 2; do
+		spawn "$TMP/member$n.log" ip netns exec "m$n" "$AARPTUN" member --join "$AA%eth0"
+		spawn "$TMP/serve$n.log" ip netns exec "m$n" "$LAB" serve --name "m$n" --addr ":$PORT" --log "$TMP/m$n.flows"
+		eventually 5 grep -q "^joined $AA%eth0" "$TMP/member$n.log"
+		eventually 5 grep -q '^serving' "$TMP/serve$n.log"
+	done
+}
+
+# start_aarptun [FLAGS]: sets $DAEMON and returns when it is ready.
+start_aarptun() {
+	: >"$TMP/ready"
+	ip netns exec client "$AARPTUN" run -p $PREFIX -p $PREFIX4 --static $AA4=$UA1_4 --cache-ttl 1s --log-level debug "$@" \
+		>"$TMP/ready" 2>>"$TMP/aarptun.log" &
+	DAEMON=$!
+	PIDS+=("$DAEMON")
+	eventually 10 grep -qx ready "$TMP/ready"
+}
+
+# host_state: all of the client's host that aarptun could change.
+host_state() {
+	ip -n client -o link
+	ip -n client rule
+	ip -n client -6 rule
+	ip -n client route show table all
+	ip -n client -6 route show table all
+	on client sh -c 'ls -A /run/aarptun 2>/dev/null || true'
+}
