@@ -56,11 +56,7 @@ func serve(args []string) error {
 		return err
 	}
 	fmt.Println("serving", *name)
-	go func() {
-		if err := serveUDP(packets, *name, j); err != nil {
-			fmt.Fprintln(os.Stderr, "lab serve:", err)
-		}
-	}()
+	go serveUDP(packets, *name, j) // for the life of the process
 	for {
 		conn, err := listener.Accept()
 		if err != nil {
@@ -84,12 +80,13 @@ func serveTCP(conn net.Conn, name string, j *journal) {
 	_, _ = io.Copy(conn, reader) // the client tells when bytes are missing
 }
 
-func serveUDP(packets net.PacketConn, name string, j *journal) error {
+func serveUDP(packets net.PacketConn, name string, j *journal) {
 	buf := make([]byte, 65536)
 	for {
 		n, from, err := packets.ReadFrom(buf)
 		if err != nil {
-			return err
+			fmt.Fprintln(os.Stderr, "lab serve:", err)
+			return
 		}
 		id, _, _ := strings.Cut(string(buf[:n]), " ")
 		j.note("udp", id, name)
