@@ -172,7 +172,7 @@ func (r *Resolver) Lookup(ctx context.Context, aa netip.Addr) (Pin, error) {
 		r.stats.hits.Add(1)
 		if e.err == nil && now.After(e.renewAt) && r.cache.claimRenewal(aa, now.Add(r.probeTimeout)) {
 			r.stats.renewals.Add(1)
-			r.ask(aa)
+			r.ask(aa, e.pin.Learned)
 		}
 		return e.pin, e.err
 	}
@@ -185,7 +185,7 @@ func (r *Resolver) Lookup(ctx context.Context, aa netip.Addr) (Pin, error) {
 	}
 	r.stats.misses.Add(1)
 	select {
-	case result := <-r.ask(aa):
+	case result := <-r.ask(aa, time.Time{}):
 		if result.Err != nil {
 			return Pin{}, result.Err
 		}
@@ -196,8 +196,8 @@ func (r *Resolver) Lookup(ctx context.Context, aa netip.Addr) (Pin, error) {
 }
 
 // ask probes aa, once for all who ask at the same time. The probe does not
-// depend on any of them.
-func (r *Resolver) ask(aa netip.Addr) <-chan singleflight.Result {
+// depend on any of them. A pin learned after known makes it needless.
+func (r *Resolver) ask(aa netip.Addr, known time.Time) <-chan singleflight.Result {
 	return r.flight.DoChan(aa.String(), func() (any, error) {
 		if !r.begin() {
 			return Pin{}, ErrNoAnswer
@@ -205,7 +205,7 @@ func (r *Resolver) ask(aa netip.Addr) <-chan singleflight.Result {
 		defer r.probes.Done()
 		// Between a caller's miss and this call an earlier probe may have
 		// ended and left its answer.
-		if e, ok := r.cache.get(aa, time.Now()); ok && (e.err != nil || time.Now().Before(e.renewAt)) {
+		if e, ok := r.cache.get(aa, time.Now()); ok && (e.err != nil || e.pin.Learned.After(known)) {
 			return e.pin, e.err
 		}
 		policy, ok := r.policyFor(aa)
