@@ -58,6 +58,8 @@ type Config struct {
 	Echoes int
 
 	Log *slog.Logger // nil discards
+
+	clock tcpip.Clock // of the netstack; nil is the real one
 }
 
 const (
@@ -122,7 +124,7 @@ func New(d Device, h Handler, c Config) (*Stack, error) {
 	}
 	s.life, s.end = context.WithCancel(context.Background())
 	s.link = newLink(d, c.MTU, &s.stats)
-	if err := s.buildNet(); err != nil {
+	if err := s.buildNet(c.clock); err != nil {
 		s.end()
 		return nil, err
 	}
@@ -131,8 +133,9 @@ func New(d Device, h Handler, c Config) (*Stack, error) {
 
 // buildNet makes the netstack. The handlers are installed before there is a
 // NIC that could deliver to them.
-func (s *Stack) buildNet() error {
+func (s *Stack) buildNet(clock tcpip.Clock) error {
 	s.net = gstack.New(gstack.Options{
+		Clock: clock,
 		NetworkProtocols: []gstack.NetworkProtocolFactory{
 			ipv4.NewProtocolWithOptions(ipv4.Options{IGMP: ipv4.IGMPOptions{Enabled: false}}),
 			ipv6.NewProtocolWithOptions(quietIPv6),
