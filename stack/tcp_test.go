@@ -151,6 +151,9 @@ func TestTCPResetIsNoFIN(t *testing.T) {
 
 func TestTCPResetUnblocksAReaderAndAWriter(t *testing.T) {
 	_, w := start(t, handler{tcp: accept(t, func(c nat.TCPConn) {
+		if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
+			t.Errorf("inside read %v", err)
+		}
 		var wg sync.WaitGroup
 		wg.Go(func() { _, _ = c.Read(make([]byte, 1)) })
 		wg.Go(func() {
@@ -164,6 +167,7 @@ func TestTCPResetUnblocksAReaderAndAWriter(t *testing.T) {
 		wg.Wait()
 	})}, Config{})
 	c := w.mustDial(t, tcp.ProtocolNumber, any6, 80)
+	_, _ = io.WriteString(c, "x")
 	_, err := io.Copy(io.Discard, c)
 	if !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("client read %v, want ECONNRESET", err)
