@@ -15,7 +15,7 @@ type fakeEcho struct {
 	data   []byte
 	mu     sync.Mutex
 	reply  []byte
-	told   Reason
+	told   Refusal
 	events int
 }
 
@@ -29,7 +29,9 @@ func (e *fakeEcho) Reply(data []byte) error {
 	return nil
 }
 
-func (e *fakeEcho) Reject(r Reason) {
+func (e *fakeEcho) Meta() Meta { return Meta{Hops: 7, Whole: true} }
+
+func (e *fakeEcho) Reject(r Refusal) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.told = r
@@ -93,8 +95,8 @@ func TestEchoThatIsNotAnsweredIsSilent(t *testing.T) {
 				tr := newTestTranslator(t, tc.r, &fakeNet{}, tc.pinger, Limits{})
 				e := &fakeEcho{data: []byte("ping")}
 				tr.ServeEcho(t.Context(), testTuple(Echo, 1, 0), e)
-				if e.reply != nil || e.told != tc.told {
-					t.Errorf("reply %q, told %v, want no reply and %v", e.reply, e.told, tc.told)
+				if e.reply != nil || e.told.Reason != tc.told {
+					t.Errorf("reply %q, told %v, want no reply and %v", e.reply, e.told.Reason, tc.told)
 				}
 				time.Sleep(61 * time.Second)
 				if s := tr.Stats(); s.Flows != 0 || s.Opening != 0 {

@@ -4,61 +4,19 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"net/netip"
 	"slices"
 	"sync"
 	"time"
 )
 
-// Limits bounds what clients can make the translator hold. Every field must
-// be positive; [DefaultLimits] says what is used when nothing else is asked
-// for. A flow over a limit is answered with [Busy] and counted; flows that are
-// already in the table are never touched.
-type Limits struct {
-	Flows             int // flows in the table, all clients together
-	FlowsPerClient    int // flows of one client address
-	Opening           int // flows whose client has not been answered yet
-	OpeningPerClient  int // the same, of one client address
-	OpeningPerAnycast int // the same, to one AA: a black-holed AA cannot use up Opening
-}
-
-// DefaultLimits are sized for one busy host: each TCP flow costs a file
-// descriptor and some tens of kilobytes.
-func DefaultLimits() Limits {
-	return Limits{
-		Flows:             65536,
-		FlowsPerClient:    32768,
-		Opening:           4096,
-		OpeningPerClient:  2048,
-		OpeningPerAnycast: 1024,
-	}
-}
-
-func (l Limits) validate() error {
-	for _, field := range []struct {
-		name  string
-		value int
-	}{
-		{"Flows", l.Flows}, {"FlowsPerClient", l.FlowsPerClient}, {"Opening", l.Opening},
-		{"OpeningPerClient", l.OpeningPerClient}, {"OpeningPerAnycast", l.OpeningPerAnycast},
-	} {
-		if field.value < 1 {
-			return fmt.Errorf("nat: limit %s is %d: it must be at least 1", field.name, field.value)
-		}
-	}
-	return nil
-}
-
-var (
-	errBusy     = errors.New("nat: a limit was reached")
-	errDraining = fmt.Errorf("%w: the translator is being stopped", errBusy)
-	errExists   = errors.New("nat: the tuple is in use by another flow")
-)
+var errExists = errors.New("nat: the tuple is in use by another flow")
 
 // table is the one place that knows which flows exist.
 type table struct {
-	limits Limits
+	limits  Limits
+	echoes  bucket // requests
+	udpOpen bucket // new UDP flows
 
 	mu         sync.Mutex
 	flows      map[Tuple]*flow
@@ -74,6 +32,8 @@ type table struct {
 func newTable(l Limits) *table {
 	return &table{
 		limits:     l,
+		echoes:     newBucket(l.EchoesPerSecond),
+		udpOpen:    newBucket(l.UDPFlowsPerSecond),
 		flows:      make(map[Tuple]*flow),
 		perClient:  make(map[netip.Addr]int),
 		openClient: make(map[netip.Addr]int),
@@ -93,15 +53,21 @@ func (t *table) openLocked(tuple Tuple, cut context.CancelFunc) (*flow, error) {
 	client, aa := tuple.Client.Addr(), tuple.Anycast.Addr()
 	switch {
 	case t.draining:
-		return nil, errDraining
+		return nil, LimitDraining
 	case t.flows[tuple] != nil:
 		return nil, errExists
-	case len(t.flows) >= t.limits.Flows,
-		t.perClient[client] >= t.limits.FlowsPerClient,
-		t.opening >= t.limits.Opening,
-		t.openClient[client] >= t.limits.OpeningPerClient,
-		t.openAA[aa] >= t.limits.OpeningPerAnycast:
-		return nil, errBusy
+	case len(t.flows) >= t.limits.Flows:
+		return nil, LimitFlows
+	case t.perClient[client] >= t.limits.FlowsPerClient:
+		return nil, LimitFlowsPerClient
+	case t.opening >= t.limits.Opening:
+		return nil, LimitOpening
+	case t.openClient[client] >= t.limits.OpeningPerClient:
+		return nil, LimitOpeningPerClient
+	case t.openAA[aa] >= t.limits.OpeningPerAnycast:
+		return nil, LimitOpeningPerAnycast
+	case tuple.Proto == UDP && !t.udpOpen.take(time.Now()):
+		return nil, LimitUDPRate
 	}
 	t.lastID++
 	f := &flow{tuple: tuple, id: t.lastID, started: time.Now(), cut: cut, opening: true}
@@ -154,6 +120,9 @@ func (t *table) closeLocked(f *flow) {
 func (t *table) use(tuple Tuple) (*flow, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if !t.echoes.take(time.Now()) {
+		return nil, LimitEchoRate
+	}
 	f := t.flows[tuple]
 	if f == nil {
 		var err error
@@ -161,7 +130,7 @@ func (t *table) use(tuple Tuple) (*flow, error) {
 			return nil, err
 		}
 	} else if t.draining {
-		return nil, errDraining
+		return nil, LimitDraining
 	}
 	if f.idle != nil {
 		f.idle.Stop()

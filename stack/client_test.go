@@ -52,7 +52,7 @@ type handler struct {
 func (h handler) ServeTCP(ctx context.Context, t nat.Tuple, in nat.TCPInside) {
 	if h.tcp == nil {
 		h.t.Errorf("unexpected TCP flow %v", t)
-		in.Reject(nat.Refused)
+		in.Reject(nat.Refusal{Reason: nat.Refused})
 		return
 	}
 	h.tcp(ctx, t, in)
@@ -91,8 +91,8 @@ func newWire(t testing.TB) *wire {
 	w := &wire{ep: channel.New(4096, testMTU, ""), out: make(chan []byte, 1<<16)}
 	w.life, w.cut = context.WithCancel(context.Background())
 	w.client = gstack.New(gstack.Options{
-		NetworkProtocols:   []gstack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
-		TransportProtocols: []gstack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
+		NetworkProtocols:         []gstack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
+		TransportProtocols:       []gstack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
 		AllowPacketEndpointWrite: true, RawFactory: nil,
 	})
 	sack := tcpip.TCPSACKEnabled(true)

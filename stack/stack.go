@@ -84,6 +84,7 @@ type Stack struct {
 	link     *link
 	forward  *tcp.Forwarder
 	pending  pendingSYNs
+	udp      udpFlows
 	echoes   chan struct{} // one slot for each request being served
 	errors   *rate.Limiter
 	stats    counters
@@ -119,6 +120,7 @@ func New(d Device, h Handler, c Config) (*Stack, error) {
 	s := &Stack{
 		device: d, handler: h, prefixes: slices.Clone(c.Prefixes), log: c.Log,
 		pending: pendingSYNs{limit: c.Handshakes, syns: make(map[gstack.TransportEndpointID]*pendingSYN)},
+		udp:     udpFlows{flows: make(map[nat.Tuple]*udpInside)},
 		echoes:  make(chan struct{}, c.Echoes),
 		errors:  rate.NewLimiter(icmpErrorsPerSecond, icmpErrorsBurst),
 	}

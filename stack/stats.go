@@ -13,13 +13,14 @@ type Stats struct {
 	PacketsOut uint64 `json:"packets_out"` // to clients
 	BytesOut   uint64 `json:"bytes_out"`
 
-	Malformed       uint64 `json:"dropped_malformed"`   // no IP packet, or not all there, or a wrong checksum
-	NotAnycast      uint64 `json:"dropped_not_anycast"` // to an address in no anycast prefix
-	BadSource       uint64 `json:"dropped_bad_source"`  // from an address that cannot be answered
-	OtherICMP       uint64 `json:"dropped_other_icmp"`  // neither echo request nor error
-	SYNsDropped     uint64 `json:"dropped_syns"`        // over the limit of handshakes
-	EchoesDropped   uint64 `json:"dropped_echoes"`      // over the limit of echo requests
-	RefusedProtocol uint64 `json:"refused_protocol"`    // neither TCP, UDP nor ICMP
+	Malformed        uint64 `json:"dropped_malformed"`   // no IP packet, or not all there, or a wrong checksum
+	NotAnycast       uint64 `json:"dropped_not_anycast"` // to an address in no anycast prefix
+	BadSource        uint64 `json:"dropped_bad_source"`  // from an address that cannot be answered
+	OtherICMP        uint64 `json:"dropped_other_icmp"`  // neither echo request nor error
+	SYNsDropped      uint64 `json:"dropped_syns"`        // over the limit of handshakes
+	EchoesDropped    uint64 `json:"dropped_echoes"`      // over the limit of echo requests
+	DatagramsDropped uint64 `json:"dropped_datagrams"`   // of UDP, because too many waited in their flow
+	RefusedProtocol  uint64 `json:"refused_protocol"`    // neither TCP, UDP nor ICMP
 
 	ErrorsSent    uint64 `json:"icmp_errors_sent"`
 	ErrorsLimited uint64 `json:"icmp_errors_limited"` // not sent, over the rate limit
@@ -28,10 +29,10 @@ type Stats struct {
 }
 
 type counters struct {
-	packetsIn, bytesIn, packetsOut, bytesOut           atomic.Uint64
-	malformed, notAnycast, badSource, otherICMP        atomic.Uint64
-	synsDropped, echoesDropped, refusedProtocol        atomic.Uint64
-	errorsSent, errorsLimited, readErrors, writeErrors atomic.Uint64
+	packetsIn, bytesIn, packetsOut, bytesOut                      atomic.Uint64
+	malformed, notAnycast, badSource, otherICMP                   atomic.Uint64
+	synsDropped, echoesDropped, refusedProtocol, datagramsDropped atomic.Uint64
+	errorsSent, errorsLimited, readErrors, writeErrors            atomic.Uint64
 }
 
 // Stats returns the counters as they stand now.
@@ -41,7 +42,7 @@ func (s *Stack) Stats() Stats {
 		Handshakes: s.pending.len(), Echoes: len(s.echoes),
 		PacketsIn: c.packetsIn.Load(), BytesIn: c.bytesIn.Load(), PacketsOut: c.packetsOut.Load(), BytesOut: c.bytesOut.Load(),
 		Malformed: c.malformed.Load(), NotAnycast: c.notAnycast.Load(), BadSource: c.badSource.Load(), OtherICMP: c.otherICMP.Load(),
-		SYNsDropped: c.synsDropped.Load(), EchoesDropped: c.echoesDropped.Load(), RefusedProtocol: c.refusedProtocol.Load(),
+		SYNsDropped: c.synsDropped.Load(), EchoesDropped: c.echoesDropped.Load(), DatagramsDropped: c.datagramsDropped.Load(), RefusedProtocol: c.refusedProtocol.Load(),
 		ErrorsSent: c.errorsSent.Load(), ErrorsLimited: c.errorsLimited.Load(),
 		ReadErrors: c.readErrors.Load(), WriteErrors: c.writeErrors.Load(),
 	}

@@ -2,7 +2,9 @@ package stack
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"sync"
 	"time"
 
@@ -27,6 +29,7 @@ const (
 // pendingSYN is a SYN that has not been answered.
 type pendingSYN struct {
 	head   []byte // of the packet, for an ICMP error
+	class  uint8  // traffic class of the packet
 	ctx    context.Context
 	cancel context.CancelFunc // when the client sends RST
 }
@@ -52,7 +55,7 @@ func (p *pendingSYNs) add(life context.Context, id gstack.TransportEndpointID, p
 		return true, false
 	}
 	ctx, cancel := context.WithCancel(life)
-	p.syns[id] = &pendingSYN{head: head(pkt), ctx: ctx, cancel: cancel}
+	p.syns[id] = &pendingSYN{head: head(pkt), class: metaOf(pkt).Class, ctx: ctx, cancel: cancel}
 	return true, true
 }
 
@@ -152,22 +155,31 @@ func (in *tcpInside) Accept() (nat.TCPConn, error) {
 	return &tcpConn{newConn(endpoint, queue)}, nil
 }
 
+// Class implements [nat.TCPInside].
+func (in *tcpInside) Class() uint8 { return in.syn.class }
+
 // Reject implements [nat.TCPInside].
-func (in *tcpInside) Reject(r nat.Reason) {
-	switch r {
+func (in *tcpInside) Reject(r nat.Refusal) {
+	switch r.Reason {
 	case nat.Refused, nat.Busy:
 		in.complete(true)
 		return
 	default:
 		in.complete(false)
 	}
-	if icmp, ok := errorFor(r); ok {
-		in.s.sendError(tupleOf(nat.TCP, in.id), icmp, in.syn.head)
+	tuple := tupleOf(nat.TCP, in.id)
+	if icmp, ok := errorFor(r, tuple.Anycast.Addr().Is4()); ok {
+		in.s.sendError(tuple, icmp, in.syn.head)
 	}
 }
 
 // tcpConn is the inside leg of an established flow.
 type tcpConn struct{ *conn }
+
+// copyBuffer is what a flow's bytes are copied through, one way.
+const copyBuffer = 64 << 10
+
+var copyPool = sync.Pool{New: func() any { return new([copyBuffer]byte) }}
 
 // Read implements [io.Reader]. The receive buffer grows with what is taken.
 func (c *tcpConn) Read(b []byte) (int, error) {
@@ -176,6 +188,46 @@ func (c *tcpConn) Read(b []byte) (int, error) {
 		c.endpoint.ModerateRecvBuf(n)
 	}
 	return n, err
+}
+
+// WriteTo implements [nat.TCPConn].
+func (c *tcpConn) WriteTo(w io.Writer) (total int64, err error) {
+	for {
+		if err := c.awaitReadable(); err != nil {
+			return total, err
+		}
+		buf := copyPool.Get().(*[copyBuffer]byte)
+		n, err := c.Read(buf[:]) // does not wait
+		if n > 0 {
+			_, writeErr := w.Write(buf[:n])
+			total += int64(n)
+			if err == nil {
+				err = writeErr
+			}
+		}
+		copyPool.Put(buf)
+		if errors.Is(err, io.EOF) {
+			return total, nil
+		}
+		if err != nil {
+			return total, err
+		}
+	}
+}
+
+// awaitReadable blocks until Read would not.
+func (c *tcpConn) awaitReadable() error {
+	const events = waiter.ReadableEvents | waiter.EventHUp | waiter.EventErr
+	err := c.wait(events, func() tcpip.Error {
+		if c.endpoint.Readiness(events) == 0 {
+			return &tcpip.ErrWouldBlock{}
+		}
+		return nil
+	})
+	if err != nil {
+		return c.wrap("read", err)
+	}
+	return nil
 }
 
 // CloseWrite implements [nat.TCPConn].
@@ -193,4 +245,24 @@ func (c *tcpConn) Reset() error {
 		c.endpoint.Abort()
 	})
 	return nil
+}
+
+// AwaitReset implements [nat.TCPConn].
+func (c *tcpConn) AwaitReset(stop <-chan struct{}) bool {
+	entry, notify := waiter.NewChannelEntry(waiter.EventHUp | waiter.EventErr)
+	c.queue.EventRegister(&entry)
+	defer c.queue.EventUnregister(&entry)
+	for {
+		switch tcp.EndpointState(c.endpoint.State()) {
+		case tcp.StateError, tcp.StateClose:
+			return true
+		}
+		select {
+		case <-notify:
+		case <-c.closed:
+			return true
+		case <-stop:
+			return false
+		}
+	}
 }

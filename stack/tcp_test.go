@@ -195,7 +195,7 @@ func TestTCPReject(t *testing.T) {
 			t.Run(f.name+" "+want.reason.String(), func(t *testing.T) {
 				rejected := make(chan struct{})
 				s, w := start(t, handler{tcp: func(_ context.Context, _ nat.Tuple, in nat.TCPInside) {
-					in.Reject(want.reason)
+					in.Reject(nat.Refusal{Reason: want.reason})
 					close(rejected)
 				}}, Config{})
 				syn := synTo(f.client, f.dest, 4000, 1)
@@ -225,7 +225,7 @@ func TestTCPRetransmittedSYNIsOneFlow(t *testing.T) {
 	s, w := start(t, handler{tcp: func(_ context.Context, _ nat.Tuple, in nat.TCPInside) {
 		calls <- struct{}{}
 		<-goOn
-		in.Reject(nat.Refused)
+		in.Reject(nat.Refusal{Reason: nat.Refused})
 	}}, Config{})
 	for range 5 {
 		s.inject(synTo(client6, any6, 4000, 1))
@@ -246,7 +246,7 @@ func TestTCPClientGivesUpWhileTheMemberIsDialled(t *testing.T) {
 	ended := make(chan error, 1)
 	s, w := start(t, handler{tcp: func(ctx context.Context, _ nat.Tuple, in nat.TCPInside) {
 		<-ctx.Done()
-		in.Reject(nat.Timeout)
+		in.Reject(nat.Refusal{Reason: nat.Timeout})
 		ended <- ctx.Err()
 	}}, Config{})
 	s.inject(synTo(client6, any6, 4000, 1))
@@ -262,7 +262,7 @@ func TestTCPHandshakeLimit(t *testing.T) {
 	s, _ := start(t, handler{tcp: func(_ context.Context, _ nat.Tuple, in nat.TCPInside) {
 		begun <- struct{}{}
 		<-goOn
-		in.Reject(nat.Timeout)
+		in.Reject(nat.Refusal{Reason: nat.Timeout})
 	}}, Config{Handshakes: 2})
 	for port := range uint16(5) {
 		s.inject(synTo(client6, any6, 4000+port, 1))

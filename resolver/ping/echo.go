@@ -110,7 +110,7 @@ func (f *family) forgetProbes(keys []uint64) {
 // Echo sends data to ua in one echo request and returns the data of the reply,
 // which the caller owns. It is not sent twice: whether a ping is lost is what
 // the client wants to know. At the end of ctx its error is wrapped.
-func (s *Socket) Echo(ctx context.Context, ua netip.Addr, data []byte) ([]byte, error) {
+func (s *Socket) Echo(ctx context.Context, ua netip.Addr, _ uint8, _ bool, data []byte) ([]byte, error) {
 	f, err := s.familyOf(ua)
 	if err != nil {
 		return nil, err
