@@ -73,6 +73,91 @@ func echoRequest(src, dst netip.Addr, id, seq uint16, data []byte) []byte {
 	return ipPacket(src, dst, header.ICMPv6ProtocolNumber, message)
 }
 
+// setClass sets the traffic class of a packet.
+func setClass(packet []byte, class uint8) {
+	if header.IPVersion(packet) == header.IPv6Version {
+		header.IPv6(packet).SetTOS(class, 0)
+		return
+	}
+	ip := header.IPv4(packet)
+	ip.SetTOS(class, 0)
+	ip.SetChecksum(0)
+	ip.SetChecksum(^ip.CalculateChecksum())
+}
+
+func classOf(packet []byte) uint8 {
+	if header.IPVersion(packet) == header.IPv6Version {
+		class, _ := header.IPv6(packet).TOS()
+		return class
+	}
+	class, _ := header.IPv4(packet).TOS()
+	return class
+}
+
+// fragments cuts a packet into pieces that fit the MTU, at least two (RFC 8200
+// section 4.5, RFC 791 section 3.2).
+func fragments(packet []byte, id uint32) [][]byte {
+	size := header.IPv6MinimumSize
+	if header.IPVersion(packet) == header.IPv4Version {
+		size = header.IPv4MinimumSize
+	}
+	payload := packet[size:]
+	step := min((testMTU-size-8)/8*8, max(8, (len(payload)-1)/8*8))
+	var parts [][]byte
+	for at := 0; at < len(payload); at += step {
+		piece := payload[at:min(at+step, len(payload))]
+		more := at+step < len(payload)
+		part := append([]byte(nil), packet[:size]...)
+		if size == header.IPv4MinimumSize {
+			ip := header.IPv4(part)
+			flags := uint8(0)
+			if more {
+				flags = header.IPv4FlagMoreFragments
+			}
+			ip.SetID(uint16(id))
+			ip.SetFlagsFragmentOffset(flags, uint16(at))
+			ip.SetTotalLength(uint16(size + len(piece)))
+			ip.SetChecksum(0)
+			ip.SetChecksum(^ip.CalculateChecksum())
+		} else {
+			word := uint16(at)
+			if more {
+				word |= 1
+			}
+			next := part[header.IPv6NextHeaderOffset]
+			part[header.IPv6NextHeaderOffset] = uint8(header.IPv6FragmentHeader)
+			header.IPv6(part).SetPayloadLength(uint16(8 + len(piece)))
+			part = append(part, next, 0, byte(word>>8), byte(word), byte(id>>24), byte(id>>16), byte(id>>8), byte(id))
+		}
+		parts = append(parts, append(part, piece...))
+	}
+	return parts
+}
+
+// message is the next message that the Stack sends, put together again.
+func (w *wire) message(t *testing.T, src, dst netip.Addr) []byte {
+	t.Helper()
+	var whole []byte
+	for {
+		b := w.next(t)
+		p, ok := parsePacket(b)
+		if !ok || p.src != src || p.dst != dst {
+			t.Fatalf("packet from %v to %v (%v), want %v to %v", p.src, p.dst, ok, src, dst)
+		}
+		more := false
+		if p.dst.Is4() {
+			more = header.IPv4(b).More()
+		} else if hasFragmentHeader(b) {
+			more = b[header.IPv6MinimumSize+3]&1 != 0
+		}
+		if whole = append(whole, b[p.payload:]...); !more {
+			return whole
+		}
+	}
+}
+
+var writeOptions = tcpip.WriteOptions{}
+
 // send puts a raw packet on the wire, as if the client had.
 func (w *wire) send(packet []byte) {
 	p := gstack.NewPacketBuffer(gstack.PacketBufferOptions{Payload: buffer.MakeWithData(packet)})

@@ -35,20 +35,17 @@ func (s *Stack) handleUDP(id gstack.TransportEndpointID, pkt *gstack.PacketBuffe
 	}
 	tuple := tupleOf(nat.UDP, id)
 	s.udp.mu.Lock()
-	u := s.udp.flows[tuple]
-	if u != nil {
-		s.udp.mu.Unlock()
-		u.put(d)
+	defer s.udp.mu.Unlock()
+	if u := s.udp.flows[tuple]; u != nil && u.put(d) {
 		return true
 	}
+	// There is none, or it has ended and is about to be taken out.
 	if !s.begin() {
-		s.udp.mu.Unlock()
 		return true
 	}
-	u = &udpInside{s: s, tuple: tuple, ready: make(chan struct{}, 1), closed: make(chan struct{})}
+	u := &udpInside{s: s, tuple: tuple, ready: make(chan struct{}, 1), closed: make(chan struct{})}
 	u.put(d)
 	s.udp.flows[tuple] = u
-	s.udp.mu.Unlock()
 	go u.serve()
 	return true
 }
@@ -122,13 +119,17 @@ func (u *udpInside) serve() {
 	}
 }
 
-// put queues a datagram, or drops it when too much waits already.
-func (u *udpInside) put(d nat.Datagram) {
+// put queues a datagram, or drops it when too much waits already. It reports
+// false when the flow has ended.
+func (u *udpInside) put(d nat.Datagram) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.done || u.bytes+len(d.Data) > udpQueue || len(u.queue) >= udpQueue/64 {
+	if u.done {
+		return false
+	}
+	if u.bytes+len(d.Data) > udpQueue || len(u.queue) >= udpQueue/64 {
 		u.s.stats.datagramsDropped.Add(1)
-		return
+		return true
 	}
 	u.queue = append(u.queue, d)
 	u.bytes += len(d.Data)
@@ -136,6 +137,7 @@ func (u *udpInside) put(d nat.Datagram) {
 	case u.ready <- struct{}{}:
 	default:
 	}
+	return true
 }
 
 // Receive implements [nat.UDPConn].
@@ -177,7 +179,9 @@ func (u *udpInside) Close() error {
 	u.mu.Unlock()
 	if first {
 		u.s.udp.mu.Lock()
-		delete(u.s.udp.flows, u.tuple)
+		if u.s.udp.flows[u.tuple] == u { // else a new flow has its place
+			delete(u.s.udp.flows, u.tuple)
+		}
 		u.s.udp.mu.Unlock()
 		close(u.closed)
 	}
