@@ -330,3 +330,42 @@ func TestDrainWaitsThenCuts(t *testing.T) {
 		}
 	})
 }
+
+// TestTCPResetReachesAStalledReceiver: the sender's RST must end the other leg
+// also while that one takes nothing, when nobody reads from the sender.
+func TestTCPResetReachesAStalledReceiver(t *testing.T) {
+	for _, who := range []string{"client", "member"} {
+		synctest.Test(t, func(t *testing.T) {
+			members := make(chan leg, 1)
+			n := &fakeNet{serve: map[netip.Addr]serveFunc{testU1: accept(members)}}
+			tr := newTestTranslator(t, &fakeResolver{members: []netip.Addr{testU1}}, n, nil, Limits{})
+			syn := newFakeTCP()
+			var wg sync.WaitGroup
+			wg.Go(func() { tr.ServeTCP(t.Context(), testTuple(TCP, 4000, 80), syn) })
+			<-syn.accepted
+			sender, receiver := syn.client, <-members
+			if who == "member" {
+				sender, receiver = receiver, sender
+			}
+			if _, err := sender.Write([]byte("more than is ever read")); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Hour) // a stall is no reason to end a flow
+			if n := len(tr.Flows()); n != 1 {
+				t.Fatalf("%d flows after an hour of stall", n)
+			}
+			start := time.Now()
+			_ = sender.Reset()
+			wg.Wait()
+			if took := time.Since(start); took > stallAfter {
+				t.Errorf("the flow lived on for %v", took)
+			}
+			if _, err := receiver.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("the receiver read %v", err)
+			}
+			if n.class != 0xb8 {
+				t.Errorf("the member was dialled with class %#x", n.class)
+			}
+		})
+	}
+}
