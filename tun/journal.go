@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -32,13 +34,20 @@ func (r record) validate() error {
 	if r.Version != 1 {
 		return fmt.Errorf("version %d is not known", r.Version)
 	}
+	if len(r.Rules) > 2 { // one for each family
+		return fmt.Errorf("it has %d rules", len(r.Rules))
+	}
 	for _, rule := range r.Rules {
-		if rule.Mark == 0 || rule.Table <= 0 || rule.Priority <= 0 || len(r.Rules) > 2 {
+		family := rule.Family == netlink.FAMILY_V4 || rule.Family == netlink.FAMILY_V6
+		if !family || rule.Mark == 0 || !isUint32(rule.Table) || !isUint32(rule.Priority) {
 			return errors.New("a rule in it is none of ours")
 		}
 	}
 	return nil
 }
+
+// isUint32 reports whether n, not 0, is a number as the kernel keeps them.
+func isUint32(n int) bool { return n > 0 && uint64(n) <= math.MaxUint32 }
 
 func parseRecord(text []byte) (record, error) {
 	var r record
@@ -78,16 +87,22 @@ func namespaceOf(name string) (device, namespace string, ok bool) {
 	return name[:dot], name[dot+1:], true
 }
 
-// lockJournal opens and locks the journal at path, making it if need be, and
-// returns what it holds. It fails with ErrBusy when its owner lives.
-func lockJournal(path string) (*journal, []byte, error) {
-	if err := os.MkdirAll(filepath.Dir(path), dirMode); err != nil {
-		return nil, nil, fmt.Errorf("tun: %w", err)
+// maxReplaced bounds how often a journal may be replaced while it is locked.
+const maxReplaced = 100
+
+// lockJournal opens and locks the journal at path, making it if create is set,
+// and returns what it holds. It fails with ErrBusy when its owner lives. The
+// directory must be locked.
+func lockJournal(path string, create bool) (*journal, []byte, error) {
+	// A pipe that somebody put there must not hold us up.
+	flags := os.O_RDWR | unix.O_NOFOLLOW | unix.O_NONBLOCK
+	if create {
+		flags |= os.O_CREATE
 	}
-	for {
-		file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, journalMode)
+	for range maxReplaced {
+		file, err := os.OpenFile(path, flags, journalMode)
 		if err != nil {
-			return nil, nil, fmt.Errorf("tun: %w", err)
+			return nil, nil, fmt.Errorf("%w: journal: %w", ErrConfig, err)
 		}
 		text, current, err := lockAndRead(file, path)
 		if err == nil && current {
@@ -98,23 +113,20 @@ func lockJournal(path string) (*journal, []byte, error) {
 		}
 		// Its owner removed the file between our open and our lock: again.
 	}
+	return nil, nil, fmt.Errorf("%w: journal %s is replaced as often as it is opened", ErrConfig, path)
 }
 
 func lockAndRead(file *os.File, path string) (text []byte, current bool, err error) {
 	lockErr := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if text, err = io.ReadAll(io.LimitReader(file, journalLimit)); err != nil {
-		return nil, false, fmt.Errorf("tun: read %s: %w", path, err)
+	text, opened, err := readJournal(file)
+	if err != nil {
+		return nil, false, err
 	}
 	if errors.Is(lockErr, unix.EWOULDBLOCK) {
-		r, _ := parseRecord(text) // a half-written one only has no names to tell
-		return nil, false, fmt.Errorf("%w: process %d has the device %s: stop it, or choose another name with --tun", ErrBusy, r.PID, r.Device)
+		return nil, false, busy(path, text)
 	}
 	if lockErr != nil {
 		return nil, false, fmt.Errorf("tun: lock %s: %w", path, lockErr)
-	}
-	opened, err := file.Stat()
-	if err != nil {
-		return nil, false, fmt.Errorf("tun: %w", err)
 	}
 	named, err := os.Lstat(path)
 	if errors.Is(err, os.ErrNotExist) {
@@ -124,6 +136,31 @@ func lockAndRead(file *os.File, path string) (text []byte, current bool, err err
 		return nil, false, fmt.Errorf("tun: %w", err)
 	}
 	return text, os.SameFile(opened, named), nil
+}
+
+// readJournal reads what a journal holds, up to the limit: what is longer is
+// none, and its text does not parse.
+func readJournal(file *os.File) (text []byte, info os.FileInfo, err error) {
+	if info, err = file.Stat(); err != nil {
+		return nil, nil, fmt.Errorf("tun: %w", err)
+	}
+	if !info.Mode().IsRegular() {
+		return nil, nil, fmt.Errorf("%w: journal %s is no regular file: remove it, or choose another --state-dir", ErrConfig, file.Name())
+	}
+	if text, err = io.ReadAll(io.LimitReader(file, journalLimit)); err != nil {
+		return nil, nil, fmt.Errorf("tun: read %s: %w", file.Name(), err)
+	}
+	return text, info, nil
+}
+
+// busy names the owner of a journal.
+func busy(path string, text []byte) error {
+	device, _, _ := namespaceOf(filepath.Base(path)) // path is of our making
+	owner := "a process"
+	if r, err := parseRecord(text); err == nil {
+		owner = fmt.Sprintf("process %d", r.PID)
+	}
+	return fmt.Errorf("%w: %s has the device %s: stop it, or choose another name with --tun", ErrBusy, owner, device)
 }
 
 // write replaces the content and has it on the disk before it returns.
