@@ -40,14 +40,15 @@ func lockDirectory(dir string, create bool) (*directory, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: directory of the journal: %w", ErrConfig, err)
 	}
-	if err := flockPatiently(file); err != nil {
+	if err := flockPatiently(file, lockPatience); err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
 	return &directory{file, namespace}, nil
 }
 
-func flockPatiently(file *os.File) error {
-	for deadline := time.Now().Add(lockPatience); ; time.Sleep(lockPause) {
+// flockPatiently locks a file that others hold for a moment only.
+func flockPatiently(file *os.File, patience time.Duration) error {
+	for deadline := time.Now().Add(patience); ; time.Sleep(lockPause) {
 		err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
 			return nil
@@ -56,7 +57,7 @@ func flockPatiently(file *os.File) error {
 			return fmt.Errorf("tun: lock %s: %w", file.Name(), err)
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("%w: another start or clean-up holds %s for more than %v: see what hangs with 'fuser %s'", ErrBusy, file.Name(), lockPatience, file.Name())
+			return fmt.Errorf("%w: another start or clean-up holds %s for more than %v: see what hangs with 'fuser %s'", ErrBusy, file.Name(), patience, file.Name())
 		}
 	}
 }
