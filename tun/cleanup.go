@@ -69,7 +69,7 @@ func (c cleaner) journals(report *Report) error {
 	var errs []error
 	for _, e := range entries {
 		if c.directory.foreign(e) {
-			report.Other = append(report.Other, e.device+" in network namespace "+e.namespace)
+			report.Other = append(report.Other, fmt.Sprintf("%s in network namespace %d", e.device, e.namespace))
 			continue
 		}
 		errs = append(errs, c.journal(report, e))

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -73,13 +72,11 @@ func (d *directory) path(device string) string {
 // entry is a journal in the directory.
 type entry struct {
 	path, device string
-	namespace    string // as the name has it
+	namespace    uint64
 }
 
 // foreign reports whether e is of another network namespace.
-func (d *directory) foreign(e entry) bool {
-	return e.namespace != strconv.FormatUint(d.namespace, 10)
-}
+func (d *directory) foreign(e entry) bool { return e.namespace != d.namespace }
 
 // entries lists the journals, of all namespaces.
 func (d *directory) entries() ([]entry, error) {

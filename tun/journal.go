@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -33,6 +34,9 @@ type record struct {
 func (r record) validate() error {
 	if r.Version != 1 {
 		return fmt.Errorf("version %d is not known", r.Version)
+	}
+	if err := checkName(r.Device); err != nil {
+		return err
 	}
 	if len(r.Rules) > 2 { // one for each family
 		return fmt.Errorf("it has %d rules", len(r.Rules))
@@ -74,17 +78,26 @@ func namespaceID() (uint64, error) {
 }
 
 func journalPath(dir, device string, namespace uint64) string {
-	return filepath.Join(dir, fmt.Sprintf("%s.%d%s", device, namespace, journalSuffix))
+	return filepath.Join(dir, journalName(device, namespace))
 }
 
-// namespaceOf is the inverse of journalPath; ok is false for other files.
-func namespaceOf(name string) (device, namespace string, ok bool) {
-	name, ok = strings.CutSuffix(name, journalSuffix)
-	dot := strings.LastIndexByte(name, '.')
-	if !ok || dot < 1 {
-		return "", "", false
+func journalName(device string, namespace uint64) string {
+	return fmt.Sprintf("%s.%d%s", device, namespace, journalSuffix)
+}
+
+// namespaceOf is the inverse of journalName; ok is false for other files.
+func namespaceOf(name string) (device string, namespace uint64, ok bool) {
+	stem := strings.TrimSuffix(name, journalSuffix)
+	dot := strings.LastIndexByte(stem, '.')
+	if dot < 0 {
+		return "", 0, false
 	}
-	return name[:dot], name[dot+1:], true
+	device = stem[:dot]
+	namespace, err := strconv.ParseUint(stem[dot+1:], 10, 64)
+	if err != nil || checkName(device) != nil || journalName(device, namespace) != name {
+		return "", 0, false
+	}
+	return device, namespace, true
 }
 
 // maxReplaced bounds how often a journal may be replaced while it is locked.
@@ -139,7 +152,7 @@ func lockAndRead(file *os.File, path string) (text []byte, current bool, err err
 }
 
 // readJournal reads what a journal holds, up to the limit: what is longer is
-// none, and its text does not parse.
+// none of ours.
 func readJournal(file *os.File) (text []byte, info os.FileInfo, err error) {
 	if info, err = file.Stat(); err != nil {
 		return nil, nil, fmt.Errorf("tun: %w", err)
