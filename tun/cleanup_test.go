@@ -115,9 +115,13 @@ func TestCleanupIsStoppedByATwin(t *testing.T) {
 		t.Errorf("Cleanup: %v, want %v about %q", err, ErrConfig, rule4)
 	}
 	check(t, "removed", r.Removed)
+	// Nor does a start lose the journal that tells of it.
+	path := testJournal(t, dir, testDevice)
+	content(recordText(t, testRecord))(t, path)
+	refused(t, testConfig(dir), ErrConfig, rule4)
 	unchanged(t, before)
 	ip(t, strings.Fields(strings.Replace(twin, "add", "del", 1))...)
-	check(t, "removed without it", mustCleanUp(t, dir, false).Removed, rule4)
+	check(t, "removed without it", mustCleanUp(t, dir, false).Removed, rule4, "journal "+path)
 }
 
 // addBeside sets a rule as ip(8) does not: without NLM_F_EXCL, so that the

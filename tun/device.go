@@ -93,7 +93,7 @@ func raise(h *netlink.Handle, name string, mtu int) (netlink.Link, error) {
 		return nil, fmt.Errorf("tun: find %s: %w", name, err)
 	}
 	if err := h.LinkSetMTU(link, mtu); err != nil {
-		return nil, fmt.Errorf("tun: set the MTU of %s to %d: %w", name, mtu, err)
+		return nil, fmt.Errorf("%w: set the MTU of %s to %d: %w", ErrConfig, name, mtu, err)
 	}
 	// Without IPv6 on this host there is nothing to keep off.
 	if err := h.LinkSetIP6AddrGenMode(link, nl.IN6_ADDR_GEN_MODE_NONE); err != nil && !errors.Is(err, unix.EAFNOSUPPORT) && !errors.Is(err, unix.EOPNOTSUPP) {

@@ -50,8 +50,8 @@ type Host struct {
 
 // Open makes the device, in the network namespace of the calling thread, and
 // undoes first what a dead run of the same device has left there. It changes
-// nothing when it fails. Its errors are [os.ErrPermission], or [ErrConfig] and
-// its kinds.
+// nothing when it fails. What the operator can mend is [os.ErrPermission], or
+// [ErrConfig] and its kinds; other errors are the kernel's.
 func Open(c Config) (_ *Host, err error) {
 	if err := checkPrivilege(); err != nil {
 		return nil, err

@@ -163,6 +163,17 @@ func TestOpenRefusesASecondOfTheSameProcess(t *testing.T) {
 	check(t, "files", filesIn(t, dir), filepath.Base(testJournal(t, dir, testDevice)))
 }
 
+// The device is there already when the kernel refuses its size.
+func TestOpenRefusesSizes(t *testing.T) {
+	isolateTUN(t)
+	c := testConfig(t.TempDir())
+	for _, mtu := range []int{-1, 67, maximumMTU + 1} {
+		c.MTU = mtu
+		refused(t, c, ErrConfig, fmt.Sprintf("set the MTU of %s to %d", testDevice, mtu))
+	}
+	check(t, "files", filesIn(t, c.Dir))
+}
+
 func TestOpenRefusesNames(t *testing.T) {
 	isolate(t)
 	dir := t.TempDir()
