@@ -97,7 +97,7 @@ func (s *fakeTCP) Accept() (TCPConn, error) {
 
 func (s *fakeTCP) Reject(r Refusal) { s.told <- r }
 
-func (s *fakeTCP) Class() uint8 { return 0xb8 }
+func (s *fakeTCP) Meta() Meta { return Meta{Class: 0xb8} }
 
 // fakeResolver answers from a script: the first address until it is suspected,
 // then the next.
@@ -156,9 +156,9 @@ type (
 	}
 )
 
-func (n *fakeNet) DialTCP(ctx context.Context, ua netip.AddrPort, class uint8) (TCPConn, error) {
+func (n *fakeNet) DialTCP(ctx context.Context, ua netip.AddrPort, m Meta) (TCPConn, error) {
 	n.mu.Lock()
-	n.dialed, n.class = append(n.dialed, ua), class
+	n.dialed, n.class = append(n.dialed, ua), m.Class
 	serve := n.serve[ua.Addr()]
 	n.mu.Unlock()
 	if serve == nil {

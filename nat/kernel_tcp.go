@@ -29,7 +29,7 @@ const dscpMask = 0xfc // the ECN bits of a TCP segment are the kernel's own affa
 //
 // A failed dial closes its socket, and the socket's error queue with it, so a
 // second descriptor of the socket is kept until the queue has been read.
-func (k *Kernel) DialTCP(ctx context.Context, ua netip.AddrPort, class uint8) (TCPConn, error) {
+func (k *Kernel) DialTCP(ctx context.Context, ua netip.AddrPort, m Meta) (TCPConn, error) {
 	v4 := ua.Addr().Is4()
 	spare := -1
 	d := net.Dialer{KeepAliveConfig: keepalive, Control: func(network, address string, c syscall.RawConn) error {
@@ -41,7 +41,7 @@ func (k *Kernel) DialTCP(ctx context.Context, ua netip.AddrPort, class uint8) (T
 			if spare, err = dup(fd); err != nil {
 				return err
 			}
-			return errors.Join(setRecvErr(fd, v4, 1), setClass(fd, v4, class&dscpMask))
+			return errors.Join(setRecvErr(fd, v4, 1), setClass(fd, v4, m.Class&dscpMask), setHops(fd, v4, m.Hops))
 		})
 	}}
 	conn, err := d.DialTCP(ctx, "tcp", netip.AddrPort{}, ua)
@@ -180,6 +180,24 @@ func setRecvErr(fd int, v4 bool, on int) error {
 	}
 	if err := syscall.SetsockoptInt(fd, level, option, on); err != nil {
 		return fmt.Errorf("nat: setsockopt RECVERR: %w", err)
+	}
+	return nil
+}
+
+// commonHops is the hop limit that nearly every host sends with, ours too
+// (RFC 1700, "IP TTL"; Linux's ip_default_ttl).
+const commonHops = 64
+
+func setHops(fd int, v4 bool, hops uint8) error {
+	if hops == 0 || hops == commonHops {
+		return nil
+	}
+	level, option := syscall.IPPROTO_IPV6, syscall.IPV6_UNICAST_HOPS
+	if v4 {
+		level, option = syscall.IPPROTO_IP, syscall.IP_TTL
+	}
+	if err := syscall.SetsockoptInt(fd, level, option, int(hops)); err != nil {
+		return fmt.Errorf("nat: set the hop limit %d: %w", hops, err)
 	}
 	return nil
 }

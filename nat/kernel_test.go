@@ -35,7 +35,7 @@ func dialPair(t *testing.T, a netip.Addr) (TCPConn, *net.TCPConn) {
 		t.Fatal(err)
 	}
 	defer func() { _ = l.Close() }() // what it accepted lives on
-	leg, err := testKernel.DialTCP(t.Context(), l.Addr().(*net.TCPAddr).AddrPort(), 0xb8)
+	leg, err := testKernel.DialTCP(t.Context(), l.Addr().(*net.TCPAddr).AddrPort(), Meta{Class: 0xb8, Hops: 63})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +77,7 @@ func TestKernelTCPErrors(t *testing.T) {
 	for _, a := range loopbacks(t) {
 		leg, peer := dialPair(t, a)
 		closedPort := peer.LocalAddr().(*net.TCPAddr).AddrPort()
-		if _, err := testKernel.DialTCP(t.Context(), closedPort, 0); !errors.Is(err, syscall.ECONNREFUSED) {
+		if _, err := testKernel.DialTCP(t.Context(), closedPort, Meta{}); !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Errorf("dial to a closed port: %v", err)
 		}
 		_ = peer.SetLinger(0)
@@ -92,7 +92,7 @@ func TestKernelTCPErrors(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		if _, err := testKernel.DialTCP(ctx, closedPort, 0); err == nil {
+		if _, err := testKernel.DialTCP(ctx, closedPort, Meta{}); err == nil {
 			t.Error("dialled with a context that had ended")
 		}
 	}
@@ -145,7 +145,7 @@ func TestKernelUDP(t *testing.T) {
 					t.Fatal(err)
 				}
 				d, err := conn.Receive()
-				if err != nil || string(d.Data) != answer {
+				if err != nil || string(d.Data) != answer || d.Meta.Hops == 0 {
 					t.Fatalf("received %q, %v", d.Data, err)
 				}
 				d.free()
@@ -267,7 +267,7 @@ func FuzzParseExtendedError(f *testing.F) {
 		if e := parseExtendedError(oob, v4); e != nil && e.errno == 0 && e.icmp == (ICMP{}) && e.datagram == nil {
 			t.Errorf("an error that says nothing: %+v", e)
 		}
-		classOf(oob)
+		receivedMeta(oob)
 	})
 }
 

@@ -14,9 +14,10 @@ import (
 
 // Numbers that package syscall lacks (linux/in6.h).
 const (
-	ipv6DontFrag   = 62
-	ipv6RecvTClass = 66
-	ipv6HopLimit   = 52
+	ipv6DontFrag     = 62
+	ipv6RecvTClass   = 66
+	ipv6RecvHopLimit = 51
+	ipv6HopLimit     = 52
 )
 
 // udpReceiveBuffer is what may wait for us in the kernel for one flow, bytes.
@@ -47,14 +48,16 @@ func (k *Kernel) DialUDP(ctx context.Context, ua netip.AddrPort) (UDPConn, error
 	return c, nil
 }
 
-// prepareUDP asks for errors and for the traffic class of what comes.
+// prepareUDP asks for errors and for what the IP header says of what comes.
 func prepareUDP(fd int, v4 bool) error {
-	level, option := syscall.IPPROTO_IPV6, ipv6RecvTClass
+	level, class, hops := syscall.IPPROTO_IPV6, ipv6RecvTClass, ipv6RecvHopLimit
 	if v4 {
-		level, option = syscall.IPPROTO_IP, syscall.IP_RECVTOS
+		level, class, hops = syscall.IPPROTO_IP, syscall.IP_RECVTOS, syscall.IP_RECVTTL
 	}
-	if err := syscall.SetsockoptInt(fd, level, option, 1); err != nil {
-		return fmt.Errorf("nat: setsockopt to receive the traffic class: %w", err)
+	for _, option := range []int{class, hops} {
+		if err := syscall.SetsockoptInt(fd, level, option, 1); err != nil {
+			return fmt.Errorf("nat: setsockopt to receive class and hop limit: %w", err)
+		}
 	}
 	return errors.Join(setRecvErr(fd, v4, 1), setWhole(fd, v4, false))
 }
@@ -135,7 +138,7 @@ func (c *kernelUDP) receive(fd uintptr) bool {
 		r.free()
 		return c.errno != syscall.EAGAIN
 	}
-	c.datagram = Datagram{Data: r.data[:n], Meta: Meta{Class: classOf(c.oob[:c.header.Controllen])}, Free: r.free}
+	c.datagram = Datagram{Data: r.data[:n], Meta: receivedMeta(c.oob[:c.header.Controllen]), Free: r.free}
 	return true
 }
 
@@ -173,11 +176,11 @@ func (c *kernelUDP) use(m Meta) error {
 		}
 		c.whole = m.Whole
 	}
-	c.control = c.control[:0]
+	c.control = c.control[:0] // of the common hop limit nothing needs to be said
 	if m.Class != 0 {
 		c.control = appendControl(c.control, c.v4, syscall.IPV6_TCLASS, syscall.IP_TOS, int32(m.Class))
 	}
-	if m.Hops != 0 {
+	if m.Hops != 0 && m.Hops != commonHops {
 		c.control = appendControl(c.control, c.v4, ipv6HopLimit, syscall.IP_TTL, int32(m.Hops))
 	}
 	c.meta = m
@@ -227,20 +230,26 @@ func appendControl(b []byte, v4 bool, type6, type4 int, value int32) []byte {
 	return append(b, message...)
 }
 
-// classOf reads the traffic class from a received datagram's control messages:
-// one byte in IPv4 (ip(7), IP_TOS), an int in IPv6 (RFC 3542 section 6.5).
-func classOf(oob []byte) uint8 {
+// receivedMeta reads the control messages of a received datagram: class and
+// hop limit are ints, but for IPv4's class, which is one byte (ip(7), RFC 3542
+// section 6).
+func receivedMeta(oob []byte) (m Meta) {
 	messages, err := syscall.ParseSocketControlMessage(oob)
 	if err != nil {
-		return 0
+		return m
 	}
-	for _, m := range messages {
+	for _, message := range messages {
+		v4 := message.Header.Level == syscall.IPPROTO_IP
+		v6 := message.Header.Level == syscall.IPPROTO_IPV6
+		kind, data := message.Header.Type, message.Data
 		switch {
-		case m.Header.Level == syscall.IPPROTO_IP && m.Header.Type == syscall.IP_TOS && len(m.Data) >= 1:
-			return m.Data[0]
-		case m.Header.Level == syscall.IPPROTO_IPV6 && m.Header.Type == syscall.IPV6_TCLASS && len(m.Data) >= 4:
-			return uint8(binary.NativeEndian.Uint32(m.Data))
+		case v4 && kind == syscall.IP_TOS && len(data) >= 1:
+			m.Class = data[0]
+		case v6 && kind == syscall.IPV6_TCLASS && len(data) >= 4:
+			m.Class = uint8(binary.NativeEndian.Uint32(data))
+		case (v4 && kind == syscall.IP_TTL || v6 && kind == ipv6HopLimit) && len(data) >= 4:
+			m.Hops = uint8(binary.NativeEndian.Uint32(data))
 		}
 	}
-	return 0
+	return m
 }

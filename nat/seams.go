@@ -34,8 +34,8 @@ type TCPConn interface {
 // TCPInside is a client's SYN that has not been answered. Exactly one of
 // Accept and Reject is called, once.
 type TCPInside interface {
-	// Class returns the traffic class of the SYN, DSCP and ECN.
-	Class() uint8
+	// Meta returns what the SYN's IP header says.
+	Meta() Meta
 
 	// Accept completes the client's handshake and blocks until it has.
 	Accept() (TCPConn, error)
@@ -135,8 +135,9 @@ type Resolver interface {
 // errors are the kernel's, and where the network has spoken an [ICMPError].
 // [Kernel] is one.
 type Outside interface {
-	// DialTCP connects to a member; class is the traffic class of the flow.
-	DialTCP(ctx context.Context, ua netip.AddrPort, class uint8) (TCPConn, error)
+	// DialTCP connects to a member. Of m the flow has the DSCP and the hop
+	// limit.
+	DialTCP(ctx context.Context, ua netip.AddrPort, m Meta) (TCPConn, error)
 	// DialUDP opens a socket that sends to a member and hears only it.
 	DialUDP(ctx context.Context, ua netip.AddrPort) (UDPConn, error)
 }

@@ -5,6 +5,7 @@ import (
 	"io"
 	"sync"
 	"sync/atomic"
+	"syscall"
 )
 
 // outsideError is what the member's leg failed with.
@@ -28,26 +29,28 @@ func (t *Translator) splice(ctx context.Context, f *flow, inside, outside TCPCon
 	}
 	stop := context.AfterFunc(ctx, func() { breakBoth(context.Cause(ctx)) })
 
+	in := &direction{t: t, f: f, src: outside, dst: inside, count: t.countIn, broken: breakBoth, ended: make(chan struct{})}
+	out := &direction{t: t, f: f, src: inside, dst: outside, count: t.countOut, broken: breakBoth, ended: make(chan struct{})}
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		readErr, writeErr := t.copy(f, outside, inside, t.countOut, breakBoth)
-		switch {
+		switch readErr, writeErr := out.run(); {
 		case readErr != nil:
 			breakBoth(readErr)
 		case writeErr != nil:
 			breakBoth(&outsideError{writeErr})
 		default:
 			f.closedBy(ClientClosed)
+			out.awaitEnd(in)
 		}
 	})
-	readErr, writeErr := t.copy(f, inside, outside, t.countIn, breakBoth)
-	switch {
+	switch readErr, writeErr := in.run(); {
 	case readErr != nil:
 		breakBoth(&outsideError{readErr})
 	case writeErr != nil:
 		breakBoth(writeErr)
 	default:
 		f.closedBy(MemberClosed)
+		in.awaitEnd(out)
 	}
 	wg.Wait()
 	stop()
@@ -64,17 +67,47 @@ func (t *Translator) splice(ctx context.Context, f *flow, inside, outside TCPCon
 // closedBy notes which end has sent FIN first; the second FIN ends the flow.
 func (f *flow) closedBy(s State) { f.state.CompareAndSwap(uint32(Established), uint32(s)) }
 
-// copy moves bytes from src to dst until src ends, then passes the FIN on.
+// direction is one way of an established flow.
+type direction struct {
+	t        *Translator
+	f        *flow
+	dst, src TCPConn
+	count    func(*flow, int)
+	broken   func(error)
+	ended    chan struct{} // closed before FIN is passed on to dst, or when it never will be
+	endOnce  sync.Once
+}
+
+func (d *direction) end() { d.endOnce.Do(func() { close(d.ended) }) }
+
+// run moves bytes from src to dst until src ends, then passes the FIN on.
 // Without an error src ended with FIN and dst has taken every byte and the FIN.
-func (t *Translator) copy(f *flow, dst, src TCPConn, count func(*flow, int), broken func(error)) (readErr, writeErr error) {
-	g := &gauge{dst: dst, count: func(n int) { count(f, n) }, watch: newStallWatch(src, broken)}
-	if _, err := src.WriteTo(g); err != nil {
+func (d *direction) run() (readErr, writeErr error) {
+	defer d.end()
+	g := &gauge{dst: d.dst, count: func(n int) { d.count(d.f, n) }, watch: newStallWatch(d.src, d.broken)}
+	if _, err := d.src.WriteTo(g); err != nil {
 		if g.err != nil {
 			return nil, g.err
 		}
 		return err, nil
 	}
-	return nil, dst.CloseWrite()
+	d.end()
+	return nil, d.dst.CloseWrite()
+}
+
+// awaitEnd watches a leg that has sent FIN, and that nobody reads from any more,
+// until the other direction is about to send it a FIN too: what is left after
+// that is the end of the connection, which looks like a reset. A leg that has
+// closed its socket answers data with RST, and the sender must hear of it.
+func (d *direction) awaitEnd(other *direction) {
+	if !d.src.AwaitReset(other.ended) {
+		return
+	}
+	select {
+	case <-other.ended: // it was the end, seen before the news of it
+	default:
+		d.broken(syscall.ECONNRESET)
+	}
 }
 
 // gauge is a leg that is written to: it counts, and watches over each write.

@@ -3,14 +3,11 @@ package nat
 import (
 	"cmp"
 	"context"
-	"errors"
 	"net/netip"
 	"slices"
 	"sync"
 	"time"
 )
-
-var errExists = errors.New("nat: the tuple is in use by another flow")
 
 // table is the one place that knows which flows exist.
 type table struct {
@@ -20,6 +17,7 @@ type table struct {
 
 	mu         sync.Mutex
 	flows      map[Tuple]*flow
+	count      int // of flows, those that are ending after another took their tuple too
 	lastID     uint64
 	perClient  map[netip.Addr]int
 	opening    int
@@ -54,9 +52,7 @@ func (t *table) openLocked(tuple Tuple, cut context.CancelFunc) (*flow, error) {
 	switch {
 	case t.draining:
 		return nil, LimitDraining
-	case t.flows[tuple] != nil:
-		return nil, errExists
-	case len(t.flows) >= t.limits.Flows:
+	case t.count >= t.limits.Flows:
 		return nil, LimitFlows
 	case t.perClient[client] >= t.limits.FlowsPerClient:
 		return nil, LimitFlowsPerClient
@@ -69,7 +65,14 @@ func (t *table) openLocked(tuple Tuple, cut context.CancelFunc) (*flow, error) {
 	case tuple.Proto == UDP && !t.udpOpen.take(time.Now()):
 		return nil, LimitUDPRate
 	}
+	if old := t.flows[tuple]; old != nil {
+		// The client has begun anew with its old port, and the room that reads
+		// packets knows the old flow no more: it is over, whether it has
+		// noticed or not.
+		old.cut()
+	}
 	t.lastID++
+	t.count++
 	f := &flow{tuple: tuple, id: t.lastID, started: time.Now(), cut: cut, opening: true}
 	f.setState(Resolving)
 	t.flows[tuple] = f
@@ -108,7 +111,10 @@ func (t *table) close(f *flow) {
 
 func (t *table) closeLocked(f *flow) {
 	t.answeredLocked(f)
-	delete(t.flows, f.tuple)
+	if t.flows[f.tuple] == f {
+		delete(t.flows, f.tuple)
+	}
+	t.count--
 	decrement(t.perClient, f.tuple.Client.Addr())
 	t.signalEmptyLocked()
 }
@@ -183,7 +189,7 @@ func (t *table) drain() <-chan struct{} {
 }
 
 func (t *table) signalEmptyLocked() {
-	if !t.draining || len(t.flows) > 0 {
+	if !t.draining || t.count > 0 {
 		return
 	}
 	select {
@@ -218,7 +224,7 @@ func (t *table) snapshot() []FlowInfo {
 func (t *table) size() (flows, opening int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return len(t.flows), t.opening
+	return t.count, t.opening
 }
 
 // decrement keeps the maps from growing with every address ever seen.

@@ -80,11 +80,18 @@ func TestTableIsEmptyAfterItsFlows(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := table.open(testTuple(TCP, 1, 80), func() {}); !errors.Is(err, errExists) {
-		t.Errorf("a tuple was entered twice: %v", err)
+	isCut := false
+	f.cut = func() { isCut = true }
+	again, err := table.open(testTuple(TCP, 1, 80), func() {})
+	if err != nil {
+		t.Fatalf("a client that began anew with its port: %v", err)
 	}
 	table.close(f)
-	if n := len(table.flows) + len(table.perClient) + len(table.openClient) + len(table.openAA) + table.opening; n != 0 {
+	if flows := table.snapshot(); !isCut || len(flows) != 1 || flows[0].ID != again.id {
+		t.Errorf("flows %+v", flows)
+	}
+	table.close(again)
+	if n := len(table.flows) + len(table.perClient) + len(table.openClient) + len(table.openAA) + table.opening + table.count; n != 0 {
 		t.Errorf("%d entries left: %+v", n, table)
 	}
 }

@@ -22,7 +22,7 @@ func (t *Translator) ServeTCP(ctx context.Context, tuple Tuple, in TCPInside) {
 	}
 	defer t.table.close(f)
 
-	outside, err := t.dialMember(ctx, f, in.Class())
+	outside, err := t.dialMember(ctx, f, in.Meta())
 	if err != nil {
 		if ctx.Err() != nil {
 			t.stats.gaveUp.Add(1)
@@ -68,17 +68,17 @@ func (t *Translator) suspectAfter(f *flow, err error) {
 // dialMember connects the flow to a member, trying once more on a freshly
 // resolved one before it gives up. No byte has gone to any member yet and the
 // client has not been answered, so it cannot tell.
-func (t *Translator) dialMember(ctx context.Context, f *flow, class uint8) (TCPConn, error) {
+func (t *Translator) dialMember(ctx context.Context, f *flow, m Meta) (TCPConn, error) {
 	ctx, cancel := context.WithTimeout(ctx, t.timeouts.Dial)
 	defer cancel()
-	conn, ua, err := t.dialOnce(ctx, f, class, t.timeouts.FirstDial)
+	conn, ua, err := t.dialOnce(ctx, f, m, t.timeouts.FirstDial)
 	if err == nil || ctx.Err() != nil || !ua.IsValid() || reasonFor(err) == Busy {
 		return conn, err
 	}
 	t.resolver.Suspect(f.tuple.Anycast.Addr(), ua)
 	t.stats.retried.Add(1)
 	t.log.Debug("member did not take the flow, trying once more", "flow", f.tuple, "member", ua, "err", err)
-	conn, second, again := t.dialOnce(ctx, f, class, t.timeouts.Dial)
+	conn, second, again := t.dialOnce(ctx, f, m, t.timeouts.Dial)
 	if again == nil {
 		return conn, nil
 	}
@@ -94,7 +94,7 @@ func (t *Translator) dialMember(ctx context.Context, f *flow, class uint8) (TCPC
 
 // dialOnce resolves, and dials for at most limit. The address it returns is
 // the member it dialled, or the zero Addr if none was found.
-func (t *Translator) dialOnce(ctx context.Context, f *flow, class uint8, limit time.Duration) (TCPConn, netip.Addr, error) {
+func (t *Translator) dialOnce(ctx context.Context, f *flow, m Meta, limit time.Duration) (TCPConn, netip.Addr, error) {
 	f.setState(Resolving)
 	ua, err := t.resolver.Resolve(ctx, f.tuple.Client.Addr(), f.tuple.Anycast.Addr())
 	if err != nil {
@@ -104,6 +104,6 @@ func (t *Translator) dialOnce(ctx context.Context, f *flow, class uint8, limit t
 	f.setState(Dialling)
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	conn, err := t.outside.DialTCP(ctx, netip.AddrPortFrom(ua, f.tuple.Anycast.Port()), class)
+	conn, err := t.outside.DialTCP(ctx, netip.AddrPortFrom(ua, f.tuple.Anycast.Port()), m)
 	return conn, ua, err
 }

@@ -166,7 +166,9 @@ func (s *Stack) inject(b []byte) {
 		if p.isICMP() && !p.later {
 			s.clientRefused(p, b[min(p.payload, len(b)):])
 		}
-		s.link.deliver(b, p.dst.Is6())
+		if !s.holdBack(p, b) {
+			s.link.deliver(b, p.dst.Is6())
+		}
 	case refuseProtocol:
 		s.stats.refusedProtocol.Add(1)
 		s.sendError(nat.Tuple{Client: netip.AddrPortFrom(p.src, 0), Anycast: netip.AddrPortFrom(p.dst, 0)}, protocolError(p), b)

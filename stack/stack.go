@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/time/rate"
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -84,6 +85,7 @@ type Stack struct {
 	link     *link
 	forward  *tcp.Forwarder
 	pending  pendingSYNs
+	held     atomic.Int32 // SYNs that wait for the end of an endpoint
 	udp      udpFlows
 	echoes   chan struct{} // one slot for each request being served
 	errors   *rate.Limiter
@@ -188,10 +190,13 @@ func (s *Stack) tuneTCP() error {
 	// RACK takes the reordering inside a batch for loss: nearly all of its
 	// recoveries on a TUN are spurious. SACK recovery stays.
 	recovery := tcpip.TCPRecovery(0)
+	// A client may use its port again at once, as Linux lets it, and on a TUN
+	// there are no old segments that could still be on their way.
+	timeWait := tcpip.TCPTimeWaitTimeoutOption(0)
 	moderate := tcpip.TCPModerateReceiveBufferOption(true)
 	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: tcpBufferMin, Default: tcpBufferDefault, Max: tcpBufferMax}
 	send := tcpip.TCPSendBufferSizeRangeOption{Min: tcpBufferMin, Default: tcpBufferDefault, Max: tcpBufferMax}
-	for _, option := range []tcpip.SettableTransportProtocolOption{&sack, &recovery, &moderate, &receive, &send} {
+	for _, option := range []tcpip.SettableTransportProtocolOption{&sack, &recovery, &timeWait, &moderate, &receive, &send} {
 		if err := s.net.SetTransportProtocolOption(tcp.ProtocolNumber, option); err != nil {
 			return fmt.Errorf("stack: TCP option %T: %v", option, err)
 		}

@@ -29,7 +29,7 @@ const (
 // pendingSYN is a SYN that has not been answered.
 type pendingSYN struct {
 	head   []byte // of the packet, for an ICMP error
-	class  uint8  // traffic class of the packet
+	meta   nat.Meta
 	ctx    context.Context
 	cancel context.CancelFunc // when the client sends RST
 }
@@ -55,7 +55,7 @@ func (p *pendingSYNs) add(life context.Context, id gstack.TransportEndpointID, p
 		return true, false
 	}
 	ctx, cancel := context.WithCancel(life)
-	p.syns[id] = &pendingSYN{head: head(pkt), class: metaOf(pkt).Class, ctx: ctx, cancel: cancel}
+	p.syns[id] = &pendingSYN{head: head(pkt), meta: metaOf(pkt), ctx: ctx, cancel: cancel}
 	return true, true
 }
 
@@ -155,8 +155,8 @@ func (in *tcpInside) Accept() (nat.TCPConn, error) {
 	return &tcpConn{newConn(endpoint, queue)}, nil
 }
 
-// Class implements [nat.TCPInside].
-func (in *tcpInside) Class() uint8 { return in.syn.class }
+// Meta implements [nat.TCPInside].
+func (in *tcpInside) Meta() nat.Meta { return in.syn.meta }
 
 // Reject implements [nat.TCPInside].
 func (in *tcpInside) Reject(r nat.Refusal) {

@@ -216,7 +216,10 @@ func (u *udpInside) Send(data []byte, m nat.Meta) error {
 		sum = 0xffff // zero would say that there is none (RFC 768)
 	}
 	h.SetChecksum(sum)
-	params := gstack.NetworkHeaderParams{Protocol: header.UDPProtocolNumber, TTL: u.route.DefaultTTL(), TOS: m.Class}
+	params := gstack.NetworkHeaderParams{Protocol: header.UDPProtocolNumber, TTL: m.Hops, TOS: m.Class}
+	if params.TTL == 0 {
+		params.TTL = u.route.DefaultTTL()
+	}
 	if err := u.route.WritePacket(params, p); err != nil {
 		return fmt.Errorf("stack: send: %w", errnoOf(err))
 	}
