@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -123,6 +125,21 @@ func TestAnotherDeviceTakesTheDeadRunsPlace(t *testing.T) {
 		must(t, h.Close())
 		unchanged(t, before)
 	})
+}
+
+// The dead run may have had another table, and its rules another mark.
+func TestOpenUndoesWhatTheJournalNames(t *testing.T) {
+	isolateTUN(t)
+	dir := t.TempDir()
+	before := networkState(t)
+	ip(t, "-6", "rule", "add", "not", "fwmark", "0xbb", "lookup", "171", "priority", "17001", "protocol", "170")
+	left := testRecord
+	left.Rules = []ruleSpec{{Family: unix.AF_INET6, Table: 171, Priority: 17001, Mark: 0xbb}}
+	content(recordText(t, left))(t, testJournal(t, dir, testDevice))
+	h, err := Open(testConfig(dir))
+	must(t, err)
+	must(t, h.Close())
+	unchanged(t, before)
 }
 
 func TestALivingRunIsNamed(t *testing.T) {
