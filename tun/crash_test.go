@@ -1,6 +1,7 @@
 package tun
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"slices"
@@ -125,6 +126,39 @@ func TestAnotherDeviceTakesTheDeadRunsPlace(t *testing.T) {
 		must(t, h.Close())
 		unchanged(t, before)
 	})
+}
+
+// Runs that start at the same moment with one table, as units of systemd do at
+// boot, do not end up sharing it.
+func TestOneOfManyStartsGetsTheTable(t *testing.T) {
+	isolateTUN(t)
+	dir := t.TempDir()
+	var lines []*bufio.Reader
+	for i := range 4 {
+		cmd := childCommand("device", dir, fmt.Sprintf("aarptun%d", i))
+		stdin, err := cmd.StdinPipe()
+		must(t, err)
+		stdout, err := cmd.StdoutPipe()
+		must(t, err)
+		must(t, cmd.Start())
+		t.Cleanup(func() {
+			_ = stdin.Close()
+			_ = cmd.Wait() // what it had to say, it has said
+		})
+		lines = append(lines, bufio.NewReader(stdout))
+	}
+	ready := 0
+	for _, lines := range lines {
+		switch line, err := lines.ReadString('\n'); {
+		case line == "ready\n":
+			ready++
+		case !strings.Contains(line, "has table 170"):
+			t.Errorf("a run says %q (%v)", line, err)
+		}
+	}
+	if devices := strings.Count(ip(t, "link", "show"), "aarptun"); ready != 1 || devices != 1 {
+		t.Errorf("%d runs are ready and %d have a device, want 1", ready, devices)
+	}
 }
 
 // The dead run may have had another table, and its rules another mark.
