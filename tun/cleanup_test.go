@@ -92,6 +92,18 @@ func TestCleanupNeverTouchesOthersRules(t *testing.T) {
 // twin is a rule that the kernel takes for ours when it is asked to delete ours.
 const twin = "rule add not from 192.0.2.0/24 fwmark 0xaa lookup 170 priority 17000 protocol 170"
 
+// A rule that leads to no table does not lead to an empty one.
+func TestCleanupLeavesRulesWithoutATable(t *testing.T) {
+	isolate(t)
+	ip(t, "addr", "flush", "dev", "lo")
+	ip(t, "link", "set", "lo", "down") // now there is no route in any table
+	ip(t, "-6", "rule", "add", "not", "fwmark", "0xaa", "blackhole", "priority", "17001", "protocol", "170")
+	ip(t, "-4", "rule", "add", "not", "fwmark", "0xaa", "l3mdev", "priority", "17003", "protocol", "170")
+	before := networkState(t)
+	check(t, "removed", mustCleanUp(t, t.TempDir(), false).Removed)
+	unchanged(t, before)
+}
+
 func TestCleanupLeavesATwinAlone(t *testing.T) {
 	isolate(t)
 	ip(t, strings.Fields(twin)...)

@@ -1,11 +1,14 @@
 package tun
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -123,6 +126,54 @@ func TestAnotherDeviceTakesTheDeadRunsPlace(t *testing.T) {
 		must(t, h.Close())
 		unchanged(t, before)
 	})
+}
+
+// Runs that start at the same moment with one table, as units of systemd do at
+// boot, do not end up sharing it.
+func TestOneOfManyStartsGetsTheTable(t *testing.T) {
+	isolateTUN(t)
+	dir := t.TempDir()
+	var lines []*bufio.Reader
+	for i := range 4 {
+		cmd := childCommand("device", dir, fmt.Sprintf("aarptun%d", i))
+		stdin, err := cmd.StdinPipe()
+		must(t, err)
+		stdout, err := cmd.StdoutPipe()
+		must(t, err)
+		must(t, cmd.Start())
+		t.Cleanup(func() {
+			_ = stdin.Close()
+			_ = cmd.Wait() // what it had to say, it has said
+		})
+		lines = append(lines, bufio.NewReader(stdout))
+	}
+	ready := 0
+	for _, lines := range lines {
+		switch line, err := lines.ReadString('\n'); {
+		case line == "ready\n":
+			ready++
+		case !strings.Contains(line, "has table 170"):
+			t.Errorf("a run says %q (%v)", line, err)
+		}
+	}
+	if devices := strings.Count(ip(t, "link", "show"), "aarptun"); ready != 1 || devices != 1 {
+		t.Errorf("%d runs are ready and %d have a device, want 1", ready, devices)
+	}
+}
+
+// The dead run may have had another table, and its rules another mark.
+func TestOpenUndoesWhatTheJournalNames(t *testing.T) {
+	isolateTUN(t)
+	dir := t.TempDir()
+	before := networkState(t)
+	ip(t, "-6", "rule", "add", "not", "fwmark", "0xbb", "lookup", "171", "priority", "17001", "protocol", "170")
+	left := testRecord
+	left.Rules = []ruleSpec{{Family: unix.AF_INET6, Table: 171, Priority: 17001, Mark: 0xbb}}
+	content(recordText(t, left))(t, testJournal(t, dir, testDevice))
+	h, err := Open(testConfig(dir))
+	must(t, err)
+	must(t, h.Close())
+	unchanged(t, before)
 }
 
 func TestALivingRunIsNamed(t *testing.T) {

@@ -1,6 +1,7 @@
 package tun
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -32,11 +33,12 @@ func TestMTUIsThatOfTheSmallestUplink(t *testing.T) {
 			"-4 route add default nexthop via 192.0.2.2 dev u0 nexthop via 192.0.3.2 dev u1"}, 1350},
 		"a hop of several is, IPv6": {[]int{1500, 1350}, []string{
 			"-6 route add default nexthop via fe80::1 dev u0 nexthop via fe80::1 dev u1"}, 1350},
-		"a route with a size of its own": {[]int{1500}, []string{"-6 route add default dev u0 mtu 1380"}, 1380},
-		"a route that leads nowhere":     {[]int{1500}, []string{"-6 route add unreachable default", "-4 route add blackhole default"}, defaultMTU},
-		"less than IPv6 needs":           {[]int{576}, []string{"-4 route add default dev u0"}, minimumMTU},
-		"more than a packet has":         {nil, []string{"-4 route add default dev lo"}, defaultMTU},
-		"as much as a packet has":        {[]int{65535}, []string{"-4 route add default dev u0"}, maximumMTU},
+		"a route with a size of its own":               {[]int{1500}, []string{"-6 route add default dev u0 mtu 1380"}, 1380},
+		"a route that leads nowhere":                   {[]int{1500}, []string{"-6 route add unreachable default", "-4 route add blackhole default"}, defaultMTU},
+		"a route that leads nowhere over a small link": {nil, []string{"link set lo mtu 1400", "-6 route add unreachable default"}, defaultMTU},
+		"less than IPv6 needs":                         {[]int{576}, []string{"-4 route add default dev u0"}, minimumMTU},
+		"more than a packet has":                       {nil, []string{"-4 route add default dev lo"}, defaultMTU},
+		"as much as a packet has":                      {[]int{65535}, []string{"-4 route add default dev u0"}, maximumMTU},
 	} {
 		t.Run(name, func(t *testing.T) {
 			isolateTUN(t)
@@ -77,6 +79,19 @@ func TestDeviceHasNoAddress(t *testing.T) {
 	}
 	if h.Name() != testDevice {
 		t.Errorf("it is called %q", h.Name())
+	}
+}
+
+// A device of that name may come between our look and our making one.
+func TestCreateDeviceTakesNoneThatIsThere(t *testing.T) {
+	isolateTUN(t)
+	uplink(t, testDevice, 1500)
+	files := openFiles(t)
+	if device, err := createDevice(testDevice); !errors.Is(err, ErrNameTaken) {
+		t.Errorf("createDevice: %v, %v, want %v", device, err, ErrNameTaken)
+	}
+	if n := openFiles(t); n > files {
+		t.Errorf("%d descriptors are open, were %d", n, files)
 	}
 }
 
