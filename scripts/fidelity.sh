@@ -8,12 +8,16 @@ set -euo pipefail
 
 usage() {
 	cat <<-END
-		usage: scripts/fidelity.sh [--only PATTERN] [--json] [--list]
+		usage: scripts/fidelity.sh [--only PATTERN] [--second WHAT] [--json] [--list]
 
 		  (nothing)       run all situations; print what was seen direct and through
 		                  aarptun; exit 1 on a difference that docs/fidelity.md does
 		                  not list, or lists and is not there
 		  --only PATTERN  only the situations whose name this regular expression matches
+		  --second WHAT   what the second column is, to see whether the comparison is
+		                  worth anything: aarptun; control: direct again, where all
+		                  must be the same; nothing: to AA with no aarptun there, where
+		                  all must differ but what is silence anyway
 		  --json          a line of JSON for each situation in place of the table
 		  --list          print the names of the situations
 
@@ -23,12 +27,22 @@ usage() {
 }
 
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
-ONLY= JSON= LIST= INSIDE=
+ONLY= JSON= LIST= INSIDE= SECOND=aarptun
 while [ $# -gt 0 ]; do
 	case "$1" in
 	--only)
-		[ $# -gt 1 ] || { usage >&2 && exit 64; }
+		[ $# -gt 1 ] || { usage >&2; exit 64; }
 		ONLY=$2
+		shift
+		;;
+	--second)
+		case "${2:-}" in
+		aarptun | control | nothing) SECOND=$2 ;;
+		*)
+			usage >&2
+			exit 64
+			;;
+		esac
 		shift
 		;;
 	--json) JSON=--json ;;
@@ -60,7 +74,7 @@ build() {
 
 if [ -z "$INSIDE" ]; then
 	build
-	enter_namespaces "$ROOT/scripts/fidelity.sh" --inside ${ONLY:+--only "$ONLY"} $JSON
+	enter_namespaces "$ROOT/scripts/fidelity.sh" --inside --second "$SECOND" ${ONLY:+--only "$ONLY"} $JSON
 fi
 
 own_run
@@ -90,6 +104,16 @@ host() {
 	ip -n "$1" -6 route add default via "$5"
 }
 
+# slow_wire NETNS SOURCE ROUTER_DEV: a second wire to the router, one that takes
+# time, for the situations where that would show.
+slow_wire() {
+	spawn "$TMP/wire-$1.log" "$FIDELITY" wire "$1" slow0 router "$3"
+	eventually 5 grep -q '^wired' "$TMP/wire-$1.log"
+	ip -n "$1" link set slow0 up
+	ip -n router link set "$3" up
+	ip -n "$1" -6 route add 2001:db8:f::/48 dev slow0 src "$2"
+}
+
 # build_fidelity_lab: a second client that has no aarptun, a narrow second wire
 # to m1, all addresses of the situations on m1, and what the router does to each.
 build_fidelity_lab() {
@@ -100,8 +124,8 @@ build_fidelity_lab() {
 	done
 	impatient m1
 	host direct 2001:db8:2::2 203.0.113.130 d0 2001:db8:2::1 203.0.113.129
-	on router "$FIDELITY" wire c0
-	on router "$FIDELITY" wire d0
+	slow_wire client $CLIENT slowc
+	slow_wire direct 2001:db8:2::2 slowd
 	for ns in client:2001:db8:1::3,203.0.113.3 direct:2001:db8:2::3,203.0.113.131; do
 		ip -n "${ns%%:*}" addr add "${ns##*,}/25" dev eth0
 		# Not preferred, so that the usual source stays the usual one.
@@ -151,17 +175,23 @@ run_client() { # run_client NETNS ua|aa SELF
 
 build_fidelity_lab
 start_member
-mapfile -t statics < <("$FIDELITY" plan statics | tr ' ' '\n')
-start_aarptun "${statics[@]}" --log-level info
+to=aa known=$ROOT/docs/fidelity.md
+if [ "$SECOND" = aarptun ]; then
+	mapfile -t statics < <("$FIDELITY" plan statics | tr ' ' '\n')
+	start_aarptun "${statics[@]}" --log-level info
+else
+	known= # it lists what aarptun does
+	[ "$SECOND" = nothing ] || to=control
+fi
 run_client direct ua 2001:db8:2::2,2001:db8:2::3,203.0.113.130,203.0.113.131 &
 run=$!
 status=0
-run_client client aa 2001:db8:1::2,2001:db8:1::3,203.0.113.2,203.0.113.3 || status=1
+run_client client $to 2001:db8:1::2,2001:db8:1::3,203.0.113.2,203.0.113.3 || status=1
 wait $run || status=1
-stop "$DAEMON" || { echo "aarptun ended with an error" && status=1; }
-cat "$TMP/ua.log" "$TMP/aa.log" >&2
+[ "$SECOND" != aarptun ] || stop "$DAEMON" || { echo "aarptun ended with an error" && status=1; }
+cat "$TMP/ua.log" "$TMP/$to.log" >&2
 if [ $status != 0 ]; then
-	tail -20 "$TMP/aarptun.log" >&2
+	tail -20 "$TMP/aarptun.log" >&2 || true
 	exit 1
 fi
-"$FIDELITY" compare --known "$ROOT/docs/fidelity.md" $JSON "$TMP/ua.json" "$TMP/aa.json"
+"$FIDELITY" compare --known "$known" $JSON "$TMP/ua.json" "$TMP/$to.json"

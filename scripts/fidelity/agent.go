@@ -89,8 +89,8 @@ func startAgent(netns, socket string) (*agentProcess, error) {
 	}
 	p := &agentProcess{command, stdin, socket}
 	for until := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
-		if _, err := os.Stat(socket); err == nil {
-			return p, nil
+		if conn, err := net.Dial("unix", socket); err == nil {
+			return p, conn.Close()
 		}
 		if time.Now().After(until) {
 			p.stop()

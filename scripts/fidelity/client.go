@@ -22,15 +22,15 @@ type seen struct {
 // client runs the situations and prints what it saw, a line of JSON for each.
 func client(args []string) (int, error) {
 	f := flag.NewFlagSet("client", flag.ExitOnError)
-	to := f.String("to", "", "ua: direct; aa: through aarptun")
+	to := f.String("to", "", "ua: direct; aa: through aarptun; control: direct, but as the second run")
 	only := f.String("only", "", "situations whose name this regular expression matches")
 	self := f.String("self", "", "own addresses with commas: IPv6, IPv6, IPv4, IPv4")
 	tmp := f.String("tmp", os.TempDir(), "directory for sockets")
 	atOnce := f.Int("at-once", 24, "how many situations run at the same time")
 	_ = f.Parse(args) // exits on error
-	m := map[string]mode{"ua": direct, "aa": through}
-	if _, ok := m[*to]; !ok {
-		return 64, errors.New("--to wants ua or aa")
+	m, known := map[string]mode{"ua": direct, "aa": through, "control": through}[*to]
+	if !known {
+		return 64, errors.New("--to wants ua, aa or control")
 	}
 	pattern, err := regexp.Compile(*only)
 	if err != nil {
@@ -47,7 +47,7 @@ func client(args []string) (int, error) {
 	if len(own) != 4 {
 		return 64, errors.New("--self wants four addresses")
 	}
-	members, err := startAgent("m1", *tmp+"/agent-"+m[*to].letter())
+	members, err := startAgent("m1", *tmp+"/agent-"+m.letter())
 	if err != nil {
 		return 1, err
 	}
@@ -58,11 +58,11 @@ func client(args []string) (int, error) {
 			chosen = append(chosen, s)
 		}
 	}
-	return 0, printAll(playAll(chosen, m[*to], own, *tmp, members, *atOnce))
+	return 0, printAll(playAll(chosen, m, *to == "aa", own, *tmp, members, *atOnce))
 }
 
 // playAll runs the situations, many at once: most of them wait most of the time.
-func playAll(chosen []*situation, m mode, own []netip.Addr, tmp string, members *agentProcess, atOnce int) []seen {
+func playAll(chosen []*situation, m mode, toAA bool, own []netip.Addr, tmp string, members *agentProcess, atOnce int) []seen {
 	all := make([]seen, len(chosen))
 	room := make(chan struct{}, atOnce)
 	var wg sync.WaitGroup
@@ -72,7 +72,7 @@ func playAll(chosen []*situation, m mode, own []netip.Addr, tmp string, members 
 			defer func() { <-room }()
 			begin := time.Now()
 			sc := &scene{situation: s, mode: m, target: s.ua(m), self: own[2:], local: newTable(), tmp: tmp, members: members}
-			if m == through {
+			if toAA {
 				sc.target = s.aa()
 			}
 			if s.v6 {

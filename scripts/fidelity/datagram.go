@@ -127,6 +127,7 @@ func (s *socket) errors(c Call) Result {
 	if _, ok := s.poll(0, c.Wait); !ok {
 		return Result{Late: true}
 	}
+	time.Sleep(2 * time.Millisecond) // the kernel queues first, and then fails the socket
 	var r Result
 	buf, oob := make([]byte, 65536), make([]byte, 512)
 	for {

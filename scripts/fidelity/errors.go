@@ -25,17 +25,9 @@ var (
 
 // answerErrors runs until it is killed, in the router's namespace.
 func answerErrors([]string) (int, error) {
-	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return 1, fmt.Errorf("/dev/net/tun: %w", err)
-	}
-	request, err := unix.NewIfreq(device)
+	fd, err := openTUN(device)
 	if err != nil {
 		return 1, err
-	}
-	request.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI)
-	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, request); err != nil {
-		return 1, os.NewSyscallError("TUNSETIFF", err)
 	}
 	fmt.Println("answering")
 	buf := make([]byte, 65536)

@@ -37,7 +37,7 @@ var commands = map[string]func(args []string) (int, error){
 	"client":  client,
 	"compare": compare,
 	"list":    list,
-	"wire":    threadWire,
+	"wire":    slowWire,
 }
 
 func main() {

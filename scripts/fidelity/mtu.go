@@ -41,7 +41,7 @@ func udpMTUDo(s *scene) {
 	s.demand(c.set(optRecvErr, 1), "receive errors")
 	s.ask(c, m, 100)
 	s.note("large sent %s", c.datagram(s.full(1500), netip.AddrPort{}).how())
-	s.note("queue %s", s.queue(c.errors(silence)))
+	s.note("queue %s", s.queue(c.errors(patience)))
 	s.note("client gets %s, member gets %s", c.receive(noWait).datagram(), m.receive(noWait).datagram())
 	s.note("MTU %d", c.get(optMTU).N)
 	s.note("one byte more than fits sent %s", c.datagram(s.full(smallMTU)+1, netip.AddrPort{}).how())
@@ -59,7 +59,7 @@ func udpMTUProbe(s *scene) {
 	s.ask(c, m, 100)
 	for range 2 {
 		s.note("probe sent %s", c.datagram(s.full(1500), netip.AddrPort{}).how())
-		s.note("queue %s", s.queue(c.errors(silence)))
+		s.note("queue %s", s.queue(c.errors(patience)))
 		s.note("member gets %s", m.receive(noWait).datagram())
 		c.receive(noWait)
 	}
@@ -96,7 +96,7 @@ func udpMTUChanges(s *scene) {
 	s.ask(c, m, s.full(1500))
 	s.narrow()
 	s.note("sent %s", c.datagram(s.full(1500), netip.AddrPort{}).how())
-	s.note("queue %s", s.queue(c.errors(silence)))
+	s.note("queue %s", s.queue(c.errors(patience)))
 	c.receive(noWait)
 	s.ask(c, m, s.full(smallMTU))
 }

@@ -12,9 +12,9 @@ import (
 func otherSituations() []*situation {
 	here := path{}
 	return join(
-		both("other-sctp", here, otherProtocol("132", silence)),
-		both("other-gre", here, otherProtocol("47", silence)),
-		both("other-experimental", here, otherProtocol("253", silence)),
+		both("other-sctp", here, otherProtocol("132", patience)),
+		both("other-gre", here, otherProtocol("47", patience)),
+		both("other-experimental", here, otherProtocol("253", patience)),
 		both("other-protocol-served", here, otherServed),
 		six("other-no-next-header", here, otherProtocol("59", silence)),
 		four("other-timestamp-request", here, otherTimestamp),
@@ -24,8 +24,9 @@ func otherSituations() []*situation {
 // raw is a connected raw socket of a protocol.
 func (s *scene) raw(protocol string) *end {
 	c := s.client(protocol)
-	s.demand(c.set(optRecvErr, 1), "receive errors")
 	s.demand(c.connect(addrPortOf(s.target)), "connect")
+	c.empty()
+	s.demand(c.set(optRecvErr, 1), "receive errors")
 	return c
 }
 
@@ -44,12 +45,12 @@ func otherServed(s *scene) {
 	c := s.raw("254")
 	s.note("sent %s", c.do(Call{Op: "sendmsg", N: 32, Seed: "raw"}).how())
 	got := m.receive(silence)
-	if got.how() == "ok" {
-		m.do(Call{Op: "sendmsg", N: 64, Seed: "answer", Addr: addrPortOf(got.Addr.Addr())})
-	}
 	s.note("member gets %s", got.how())
+	if got.how() == "ok" {
+		s.note("answers %s", m.do(Call{Op: "sendmsg", N: 64, Seed: "answer", Addr: addrPortOf(got.Addr.Addr())}).how())
+		s.note("client gets %s", c.receive(patience).how())
+	}
 	s.note("queue %s", s.queue(c.errors(noWait)))
-	s.note("client gets %s", c.receive(silence).how())
 }
 
 // otherTimestamp is a kind of ICMP that is not an echo (RFC 792, timestamp).
@@ -57,10 +58,11 @@ func otherTimestamp(s *scene) {
 	c := s.raw("1")
 	filter := binary.NativeEndian.AppendUint32(nil, ^uint32(1<<14)) // ICMP_FILTER: only timestamp replies
 	s.demand(c.do(Call{Op: "setbytes", Level: unix.SOL_RAW, Option: 1, Data: filter}), "filter")
+	c.empty()
 	request := make([]byte, 20)
 	request[0] = 13
 	binary.BigEndian.PutUint16(request[4:], uint16(0x4000+s.number))
 	binary.BigEndian.PutUint16(request[2:], onesComplement(request))
 	s.note("sent %s", c.do(Call{Op: "sendmsg", Data: request}).how())
-	s.note("reply %s (queue %s)", c.receive(silence).how(), s.queue(c.errors(noWait)))
+	s.note("reply %s (queue %s)", c.receive(patience).how(), s.queue(c.errors(noWait)))
 }

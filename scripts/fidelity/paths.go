@@ -84,6 +84,8 @@ func (s *situation) ua(m mode) netip.Addr {
 			return must("2001:db8:11::dead:%s:%x", m.letter(), s.number)
 		case crafted:
 			return must("2001:db8:ee::%x:%x", s.path.kind8, s.path.code)
+		case unreachable, prohibited, noRoute:
+			return must("2001:db8:f:%s::%x", m.letter(), s.number) // over the slow wire
 		case dying:
 			return must("2001:db8:%s0%d::2", m.letter(), s.grave)
 		}

@@ -48,13 +48,21 @@ func (s *scene) pinger() *end {
 		binary.NativeEndian.PutUint32(data[129/32*4:], ^uint32(1<<(129%32)))
 	}
 	s.demand(p.do(Call{Op: "setbytes", Level: level, Option: name, Data: data}), "filter")
-	s.demand(p.set(optRecvErr, 1), "receive errors")
 	s.demand(p.setSocket(unix.SO_RCVBUF, megabytes), "receive buffer")
 	s.demand(p.setSocket(unix.SO_SNDBUF, megabytes), "send buffer")
 	if r := p.connect(addrPortOf(s.target)); r.how() != "ok" {
 		s.give("connect %s", r.how())
 	}
+	p.empty()
+	s.demand(p.set(optRecvErr, 1), "receive errors")
 	return p
+}
+
+// empty forgets what a raw socket heard before it was connected: until then, it
+// hears what is for others.
+func (e *end) empty() {
+	for e.receive(noWait).how() == "ok" {
+	}
 }
 
 // echo is an echo request with the scene's own id (RFC 4443 section 4.1, RFC
@@ -106,10 +114,10 @@ func (s *scene) ping(p *end, sequence uint16, n int) Result {
 
 // patienceForPing is short where nothing is to be expected.
 func (s *scene) patienceForPing() time.Duration {
-	if s.path.kind == plain || s.path.kind == probed {
-		return patience
+	if s.path.kind == blackhole || s.path.kind == nobody {
+		return silence
 	}
-	return silence
+	return patience
 }
 
 func (s *scene) reply(r Result, request []byte, sequence uint16) Result {

@@ -229,8 +229,15 @@ func (s *socket) connect(c Call) Result {
 	if !errors.Is(err, unix.EINPROGRESS) {
 		return failed(err)
 	}
-	if _, ok := s.poll(unix.POLLOUT, c.Wait); !ok {
-		return Result{Late: true}
+	// An entry of the error queue wakes poll too, before the socket has failed.
+	for until := time.Now().Add(c.Wait); ; time.Sleep(time.Millisecond) {
+		events, ok := s.poll(unix.POLLOUT, time.Until(until))
+		if !ok || time.Now().After(until) {
+			return Result{Late: true}
+		}
+		if events&(unix.POLLOUT|unix.POLLHUP) != 0 {
+			break
+		}
 	}
 	errno, err := unix.GetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_ERROR)
 	if err != nil {

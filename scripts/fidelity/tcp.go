@@ -157,7 +157,7 @@ func tcpSmallWrites(s *scene) {
 	c, m := s.pair()
 	s.demand(c.setTCP(unix.TCP_NODELAY, 1), "nodelay")
 	for i := range 1000 {
-		r := c.do(Call{Op: "sendmsg", N: 17, Seed: fmt.Sprint(i)})
+		r := c.do(Call{Op: "send", N: 17, Seed: fmt.Sprint(i), Wait: patience})
 		if r.how() != "ok" {
 			s.give("write %d: %s", i, r.how())
 		}
@@ -195,7 +195,7 @@ func tcpUrgent(s *scene) {
 	s.exchangeBytes(c, m, 5)
 	r := c.do(Call{Op: "sendmsg", N: 1, Seed: "urgent", Flags: unix.MSG_OOB})
 	s.note("urgent byte sent %s", r.how())
-	s.note("member polls %s", m.poll(unix.POLLPRI, silence).events())
+	s.note("member polls %s", m.poll(unix.POLLPRI, patience).events())
 	urgent := m.do(Call{Op: "recvmsg", Flags: unix.MSG_OOB, Wait: silence})
 	s.note("member's out of band read %s", urgent.datagram())
 	s.note("member's stream: %s", m.do(Call{Op: "recv", N: 1, Wait: silence}).bytes())

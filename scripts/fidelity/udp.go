@@ -102,7 +102,7 @@ func udpBurst(s *scene) {
 		}
 	}
 	for n := range 50 {
-		if got := m.receive(silence); got.N != 500+n || got.how() != "ok" {
+		if got := m.receive(patience); got.N != 500+n || got.how() != "ok" {
 			s.give("member's datagram %d is %s", n, got.datagram())
 		}
 	}
@@ -169,7 +169,11 @@ func udpStranger(s *scene, connected bool) {
 		s.give("member gets %s", got.how())
 	}
 	s.note("stranger sends %s", stranger.datagram(50, got.Addr).how())
-	r := c.receive(silence)
+	wait := patience
+	if connected {
+		wait = silence
+	}
+	r := c.receive(wait)
 	s.note("client gets %s", r.datagram())
 	m.datagram(60, got.Addr)
 	s.note("then %s", c.receive(patience).datagram())
@@ -187,7 +191,7 @@ func udpOtherPort(s *scene) {
 		s.give("member gets %s", got.how())
 	}
 	s.note("other port sends %s", other.datagram(50, got.Addr).how())
-	r := c.receive(silence)
+	r := c.receive(patience)
 	s.note("client gets %s from %s", r.datagram(), s.whose(r.Addr.Addr()))
 }
 
@@ -257,7 +261,7 @@ func udpSegmentation(s *scene) {
 	s.note("sent %s", c.datagram(10*1200-1, netip.AddrPort{}).how())
 	var sizes []int
 	for range 10 {
-		got := m.receive(silence)
+		got := m.receive(patience)
 		if got.how() != "ok" {
 			break
 		}

@@ -51,10 +51,11 @@ func udpFails(s *scene, port uint16) {
 		}
 		runs = append(runs, func() {
 			c.datagram(100+i, dst)
-			if t.queueing {
-				c.poll(unix.POLLIN, silence)
+			wait := silence
+			if t.queueing && s.path.kind != blackhole {
+				wait = patience
 			}
-			t.heard = c.receive(silence)
+			t.heard = c.receive(wait)
 			if t.queueing {
 				t.queue = c.errors(noWait)
 			}
@@ -99,7 +100,7 @@ func udpHopLimit(s *scene) {
 	s.demand(c.set(optRecvErr, 1), "receive errors")
 	s.demand(c.set(optHops, 1), "hop limit")
 	s.demand(c.datagram(100, netip.AddrPort{}), "send")
-	s.note("queue %s", s.queue(c.errors(silence)))
+	s.note("queue %s", s.queue(c.errors(patience)))
 	s.note("client gets %s, member gets %s", c.receive(noWait).datagram(), m.receive(noWait).datagram())
 	s.demand(c.set(optHops, 64), "hop limit")
 	s.ask(c, m, 100)
@@ -113,7 +114,7 @@ func udpTraceroute(s *scene) {
 		s.demand(c.set(optRecvErr, 1), "receive errors")
 		s.demand(c.set(optHops, hops), "hop limit")
 		s.demand(c.datagram(32, withPort(s.target, uint16(33433+hops))), "send")
-		s.note("hop %d: %s", hops, s.queue(c.errors(silence)))
+		s.note("hop %d: %s", hops, s.queue(c.errors(patience)))
 	}
 }
 
@@ -123,7 +124,7 @@ func udpUnreachableMidflow(s *scene) {
 	s.ask(c, m, 100)
 	s.reroute("prohibit")
 	s.demand(c.datagram(200, netip.AddrPort{}), "send")
-	s.note("queue %s", s.queue(c.errors(silence)))
+	s.note("queue %s", s.queue(c.errors(patience)))
 	s.note("client gets %s", c.receive(noWait).datagram())
 	s.reroute("")
 	s.ask(c, m, 300)
@@ -140,10 +141,10 @@ func udpServerCloses(s *scene) {
 // refusedNow sends to a port that has been closed and notes what is heard.
 func (s *scene) refusedNow(c *end) {
 	s.demand(c.datagram(100, netip.AddrPort{}), "send")
-	s.note("client polls %s", c.poll(unix.POLLIN, silence).events())
+	s.note("client polls %s", c.poll(unix.POLLIN, patience).events())
 	s.note("client gets %s", c.receive(noWait).datagram())
 	s.note("sends %s", c.datagram(100, netip.AddrPort{}).how())
-	s.note("client polls %s", c.poll(unix.POLLIN, silence).events())
+	s.note("client polls %s", c.poll(unix.POLLIN, patience).events())
 	s.note("sends %s", c.datagram(100, netip.AddrPort{}).how())
 }
 
@@ -154,7 +155,7 @@ func udpServerBack(s *scene) {
 	port := m.names().Local.Port()
 	s.demand(m.close(), "close")
 	s.demand(c.datagram(50, netip.AddrPort{}), "send")
-	s.note("client gets %s", c.receive(silence).datagram())
+	s.note("client gets %s", c.receive(patience).datagram())
 	again, _ := s.serve("udp", port)
 	s.ask(c, again, 100)
 }
