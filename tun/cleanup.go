@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"github.com/vishvananda/netlink"
@@ -35,17 +36,23 @@ func Cleanup(dir string, dry bool) (Report, error) {
 		return Report{}, fmt.Errorf("tun: netlink: %w", err)
 	}
 	defer h.Close()
-	names, err := filepath.Glob(filepath.Join(dirOf(Config{Dir: dir}), "*"+journalSuffix))
-	if err != nil {
-		return Report{}, fmt.Errorf("tun: %w", err)
+	dir = dirOf(Config{Dir: dir})
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return Report{}, fmt.Errorf("%w: no journals can be read: %w: name the directory of the dead run with --state-dir", ErrConfig, err)
 	}
 	report := Report{Removed: []string{}, Live: []string{}, Other: []string{}}
 	var errs []error
-	for _, path := range names {
-		errs = append(errs, report.journal(h, path, namespace, dry))
+	for _, entry := range entries {
+		errs = append(errs, report.journal(h, filepath.Join(dir, entry.Name()), namespace, dry))
 	}
 	removed, err := sweep(h, 0, dry)
-	report.Removed = append(report.Removed, removed...)
+	for _, line := range removed {
+		// Without a change, sweep finds what the journals have named.
+		if !slices.Contains(report.Removed, line) {
+			report.Removed = append(report.Removed, line)
+		}
+	}
 	return report, errors.Join(append(errs, err)...)
 }
 
@@ -72,10 +79,13 @@ func (r *Report) journal(h *netlink.Handle, path string, namespace uint64, dry b
 	}
 	removed, err := undo(h, text, dry)
 	r.Removed = append(r.Removed, removed...)
-	if err != nil || dry {
+	if err != nil {
 		return errors.Join(err, j.leave())
 	}
 	r.Removed = append(r.Removed, "journal "+path)
+	if dry {
+		return j.leave()
+	}
 	return j.remove()
 }
 

@@ -162,7 +162,8 @@ func (h *Host) addRoutes() error {
 	for _, p := range h.prefixes {
 		if err := h.handle.RouteReplace(routeOf(p, h.table, h.link.Attrs().Index)); err != nil {
 			if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
-				return fmt.Errorf("%w: no route for %v: is %s disabled on this host? %w", ErrConfig, p, familyName(p), err)
+				// Not wrapped: EACCES would be taken for a missing permission.
+				return fmt.Errorf("%w: no route for %v: is %s disabled on this host? %v", ErrConfig, p, familyName(p), err)
 			}
 			return fmt.Errorf("tun: add the route of %v to table %d: %w", p, h.table, err)
 		}

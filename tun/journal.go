@@ -82,12 +82,12 @@ func namespaceOf(name string) (device, namespace string, ok bool) {
 // returns what it holds. It fails with ErrBusy when its owner lives.
 func lockJournal(path string) (*journal, []byte, error) {
 	if err := os.MkdirAll(filepath.Dir(path), dirMode); err != nil {
-		return nil, nil, fmt.Errorf("tun: %w", err)
+		return nil, nil, noStateDir(err)
 	}
 	for {
 		file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, journalMode)
 		if err != nil {
-			return nil, nil, fmt.Errorf("tun: %w", err)
+			return nil, nil, noStateDir(err)
 		}
 		text, current, err := lockAndRead(file, path)
 		if err == nil && current {
@@ -98,6 +98,10 @@ func lockJournal(path string) (*journal, []byte, error) {
 		}
 		// Its owner removed the file between our open and our lock: again.
 	}
+}
+
+func noStateDir(err error) error {
+	return fmt.Errorf("%w: no journal can be kept: %w: choose another directory with --state-dir", ErrConfig, err)
 }
 
 func lockAndRead(file *os.File, path string) (text []byte, current bool, err error) {
