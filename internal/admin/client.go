@@ -31,10 +31,11 @@ func NewClient(path string) *Client {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", path)
 	}
-	return &Client{path: path, http: &http.Client{
-		Timeout:   requestTimeout,
-		Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true},
-	}}
+	return &Client{path: path, http: &http.Client{Timeout: requestTimeout, Transport: transport(dial)}}
+}
+
+func transport(dial func(ctx context.Context, network, address string) (net.Conn, error)) *http.Transport {
+	return &http.Transport{DialContext: dial, DisableKeepAlives: true}
 }
 
 // Status returns how the daemon is.

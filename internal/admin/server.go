@@ -48,7 +48,7 @@ type Source interface {
 
 // Server answers on one unix socket.
 type Server struct {
-	listener *net.UnixListener
+	listener net.Listener
 	socket   os.FileInfo // tells our socket from another's at the same path
 	http     *http.Server
 	path     string
@@ -66,32 +66,33 @@ func Listen(path string, source Source, log *slog.Logger) (*Server, error) {
 	if _, err := RemoveStale(path); err != nil {
 		return nil, err
 	}
-	s := &Server{path: path}
+	s := newServer(path, source, log)
 	if err := s.listen(); err != nil {
 		return nil, wrongPath(err)
 	}
-	s.http = newHTTP(source, log)
-	s.http.ConnState = s.follow
 	return s, nil
+}
+
+func newServer(path string, source Source, log *slog.Logger) *Server {
+	s := &Server{path: path}
+	s.http = &http.Server{
+		Handler:           handler(source),
+		ReadHeaderTimeout: requestTimeout, ReadTimeout: requestTimeout, WriteTimeout: requestTimeout,
+		MaxHeaderBytes: maxHeader,
+		ConnState:      s.follow,
+		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	return s
 }
 
 func wrongPath(err error) error {
 	return fmt.Errorf("%w: %w: choose another with --admin-socket", ErrPath, err)
 }
 
-func newHTTP(source Source, log *slog.Logger) *http.Server {
-	return &http.Server{
-		Handler:           handler(source),
-		ReadHeaderTimeout: requestTimeout, ReadTimeout: requestTimeout, WriteTimeout: requestTimeout,
-		MaxHeaderBytes: maxHeader,
-		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-	}
-}
-
 // listen makes the socket in a directory of ours; it shows up under its name
 // only when its mode is right, so that there is no moment in which others
 // could connect.
-func (s *Server) listen() (err error) {
+func (s *Server) listen() error {
 	private, err := os.MkdirTemp(filepath.Dir(s.path), ".admin-")
 	if err != nil {
 		return err
@@ -103,13 +104,13 @@ func (s *Server) listen() (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, dir.Close()) }()
+	defer dir.Close() //nolint:errcheck // nothing was written
 	made := fmt.Sprintf("/proc/self/fd/%d/s", dir.Fd())
-	s.listener, err = net.ListenUnix("unix", &net.UnixAddr{Name: made, Net: "unix"})
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: made, Net: "unix"})
 	if err != nil {
 		return err
 	}
-	s.listener.SetUnlinkOnClose(false) // it will have moved
+	listener.SetUnlinkOnClose(false) // it will have moved
 	if err = os.Chmod(made, socketMode); err == nil {
 		err = os.Rename(made, s.path)
 	}
@@ -117,8 +118,9 @@ func (s *Server) listen() (err error) {
 		s.socket, err = os.Lstat(s.path)
 	}
 	if err != nil {
-		return errors.Join(err, s.listener.Close())
+		return errors.Join(err, listener.Close())
 	}
+	s.listener = netutil.LimitListener(listener, maxConns)
 	return nil
 }
 
@@ -176,7 +178,7 @@ func IsStale(path string) (bool, error) {
 // returns when no request is being answered any more.
 func (s *Server) Run(ctx context.Context) error {
 	ended := make(chan error, 1)
-	go func() { ended <- s.http.Serve(netutil.LimitListener(s.listener, maxConns)) }()
+	go func() { ended <- s.http.Serve(s.listener) }()
 	var err error
 	select {
 	case err = <-ended:
