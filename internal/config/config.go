@@ -156,6 +156,9 @@ func (c Config) checkStatic() error {
 			if ua.Is4() != aa.Is4() {
 				return invalid("static member %v=%v: the addresses are of different families", aa, ua)
 			}
+			if special, ok := specialIn(netip.PrefixFrom(ua, ua.BitLen())); ok {
+				return invalid("static member %v=%v: the member's address lies in %v, where no member can be reached", aa, ua, special)
+			}
 			if c.covers(ua) {
 				return invalid("static member %v=%v: the member's address lies in an anycast prefix and would be routed back into the TUN", aa, ua)
 			}

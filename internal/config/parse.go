@@ -69,7 +69,11 @@ func ParseStatic(s string) (aa, ua netip.Addr, err error) {
 // ParseMark reads a firewall mark, decimal or hexadecimal with 0x, from 1 to
 // 0xffffffff.
 func ParseMark(s string) (uint32, error) {
-	mark, err := strconv.ParseUint(s, 0, 32)
+	digits, base := s, 10
+	if hex, ok := strings.CutPrefix(strings.ToLower(s), "0x"); ok {
+		digits, base = hex, 16
+	}
+	mark, err := strconv.ParseUint(digits, base, 32)
 	if err != nil || mark == 0 {
 		return 0, invalid("mark %q: it must be a number from 1 to 0xffffffff", s)
 	}
