@@ -42,6 +42,7 @@ var homes = map[string][]string{
 	"golang.org/x/net/netutil":        {"internal/admin"},
 	"github.com/coreos/go-systemd":    {"internal/daemon"},
 	"github.com/spf13/cobra":          {"cmd/aarptun"},
+	"github.com/spf13/pflag":          {"cmd/aarptun"},
 	"golang.org/x/sync":               {"internal/daemon", "resolver"},
 	"golang.org/x/time":               {"resolver", "stack"},
 	"golang.org/x/sys":                {"tun", "resolver/ping", "resolver/member", "scripts/lab"},

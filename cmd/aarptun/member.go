@@ -22,10 +22,10 @@ answers the probes for them, and holds them until Ctrl-C or SIGTERM. It prints a
 line "joined AA%DEV" for each. Bringing the traffic for AA to this host is the
 routing's job; serving it is that of the programs that listen on this host.`,
 		Example: "  aarptun member --join 2001:db8:aa::1%eth0",
-		Args:    cobra.NoArgs,
+		Args:    noArgsBut("--join"),
 		RunE: func(c *cobra.Command, _ []string) (err error) {
 			if len(joins) == 0 {
-				return usageError{errors.New("no anycast address given: name at least one, such as --join 2001:db8:aa::1%eth0 (see 'aarptun member --help')")}
+				return usagef(c, "no anycast address given: name at least one, such as --join 2001:db8:aa::1%%eth0")
 			}
 			for _, join := range joins {
 				m, joinErr := joinOne(c, join)
@@ -38,7 +38,7 @@ routing's job; serving it is that of the programs that listen on this host.`,
 			return nil
 		},
 	}
-	cmd.Flags().StringArrayVar(&joins, "join", nil, "anycast address and interface to join it on, as AA%DEV; may be repeated")
+	cmd.Flags().StringArrayVar(&joins, "join", nil, "anycast address and interface to join it on, as `AA%DEV`; may be repeated")
 	return cmd
 }
 
@@ -49,7 +49,7 @@ func joinOne(c *cobra.Command, join string) (*member.Membership, error) {
 	}
 	m, err := member.Join(aa, dev)
 	if err != nil {
-		return nil, err
+		return nil, hostError{err} // aa and dev are well formed, so the host is not as they need it
 	}
 	for _, w := range member.Warnings(aa) {
 		fmt.Fprintf(c.ErrOrStderr(), "aarptun: warning: %s; mend it with: %s\n", w.Finding, w.Remedy)
@@ -65,11 +65,11 @@ func parseJoin(s string) (netip.Addr, string, error) {
 	if !found || dev == "" {
 		return netip.Addr{}, "", fmt.Errorf("--join %q: write AA%%DEV, such as 2001:db8:aa::1%%eth0", s)
 	}
-	aa, err := config.ParseAddr(left)
+	aa, err := config.ParseAnycast(left)
 	if err != nil {
 		return netip.Addr{}, "", fmt.Errorf("--join %q: %w", s, err)
 	}
-	if !aa.Is6() || aa.Is4In6() {
+	if !aa.Is6() {
 		return netip.Addr{}, "", fmt.Errorf("--join %q: only IPv6 has anycast addresses that a host can join", s)
 	}
 	return aa, dev, nil

@@ -83,7 +83,11 @@ func Open(c Config) (*Socket, error) {
 	v6, err6 := openFamily(true, c.Mark)
 	v4, err4 := openFamily(false, c.Mark)
 	if v4 == nil && v6 == nil {
-		return nil, fmt.Errorf("ping: neither a raw nor a ping socket could be opened: run as root or with CAP_NET_RAW, or allow ping sockets: sysctl -w net.ipv4.ping_group_range='0 2147483647': %w", errors.Join(err6, err4))
+		cause := errors.Join(err6, err4)
+		if errors.Is(err6, os.ErrPermission) && errors.Is(err4, os.ErrPermission) {
+			cause = os.ErrPermission // the kernel has said so four times
+		}
+		return nil, fmt.Errorf("ping: neither a raw nor a ping socket could be opened: run as root or with CAP_NET_RAW, or allow ping sockets: sysctl -w net.ipv4.ping_group_range='0 2147483647': %w", cause)
 	}
 	return &Socket{v4: v4, v6: v6}, nil
 }
