@@ -27,7 +27,7 @@ func (t *Translator) ServeEcho(ctx context.Context, tuple Tuple, in EchoInside) 
 		return
 	}
 	t.countOut(f, len(in.Data()))
-	reply, err := t.pinger.Echo(ctx, ua, in.Data())
+	reply, err := t.pinger.Echo(ctx, ua, 0, false, in.Data())
 	if err != nil {
 		t.stats.echoLost.Add(1)
 		t.log.Debug("echo lost", "flow", tuple, "member", ua, "err", err)

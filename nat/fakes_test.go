@@ -160,7 +160,7 @@ func accept(members chan<- leg) func(context.Context, string) (net.Conn, error) 
 
 type fakePinger func(ctx context.Context, ua netip.Addr, data []byte) ([]byte, error)
 
-func (p fakePinger) Echo(ctx context.Context, ua netip.Addr, data []byte) ([]byte, error) {
+func (p fakePinger) Echo(ctx context.Context, ua netip.Addr, _ uint8, _ bool, data []byte) ([]byte, error) {
 	return p(ctx, ua, data)
 }
 

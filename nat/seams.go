@@ -77,6 +77,11 @@ type DialFunc func(ctx context.Context, network string, ua netip.AddrPort) (net.
 
 // Pinger sends one ICMP echo request to a member and waits for its reply.
 type Pinger interface {
-	// Echo returns the data of the reply, which the caller owns.
-	Echo(ctx context.Context, ua netip.Addr, data []byte) ([]byte, error)
+	// Echo returns the data of the reply, which the caller owns. hops is the
+	// hop limit to send the request with, 0 for the host's default; whole says
+	// that it must not be fragmented. An ICMP error that comes instead is an
+	// error that has, wrapped, the method ICMP() (from netip.Addr, kind, code
+	// uint8, info uint32): the sender, which is invalid if our own kernel
+	// refused, the type and code in ua's family, and the MTU or pointer.
+	Echo(ctx context.Context, ua netip.Addr, hops uint8, whole bool, data []byte) ([]byte, error)
 }
