@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/netip"
 	"os"
-	"sync"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -82,8 +81,6 @@ type wire struct {
 	life   context.Context
 	cut    context.CancelFunc
 
-	mu  sync.Mutex
-	raw [][]byte // injected, not yet read
 	out chan []byte
 }
 

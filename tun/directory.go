@@ -32,12 +32,12 @@ func lockDirectory(dir string, create bool) (*directory, error) {
 	}
 	if create {
 		if err := os.MkdirAll(dir, dirMode); err != nil {
-			return nil, fmt.Errorf("%w: directory of the journal: %w: choose another --state-dir", ErrConfig, err)
+			return nil, fmt.Errorf("%w: no journal can be kept: %w: choose another directory with --state-dir", ErrConfig, err)
 		}
 	}
 	file, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
-		return nil, fmt.Errorf("%w: directory of the journal: %w", ErrConfig, err)
+		return nil, fmt.Errorf("%w: no journals can be read: %w: name the directory of the dead run with --state-dir", ErrConfig, err)
 	}
 	if err := flockPatiently(file, lockPatience); err != nil {
 		return nil, errors.Join(err, file.Close())

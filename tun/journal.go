@@ -115,7 +115,7 @@ func lockJournal(path string, create bool) (*journal, []byte, error) {
 	for range maxReplaced {
 		file, err := os.OpenFile(path, flags, journalMode)
 		if err != nil {
-			return nil, nil, fmt.Errorf("%w: journal: %w", ErrConfig, err)
+			return nil, nil, fmt.Errorf("%w: journal: %w: choose another directory with --state-dir", ErrConfig, err)
 		}
 		text, current, err := lockAndRead(file, path)
 		if err == nil && current {
