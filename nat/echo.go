@@ -20,6 +20,7 @@ func (t *Translator) ServeEcho(ctx context.Context, tuple Tuple, in EchoInside) 
 	defer func() { t.table.release(f, t.timeouts.EchoIdle) }()
 	ctx, cancel := context.WithTimeout(ctx, t.timeouts.Echo)
 	defer cancel()
+	defer context.AfterFunc(f.life, cancel)()
 
 	ua, err := t.echoMember(ctx, f)
 	if err != nil {

@@ -138,3 +138,26 @@ func TestEchoFirstRequestsShareOneMember(t *testing.T) {
 		}
 	})
 }
+
+func TestEchoDrainCutsWhatIsNotAnswered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hang := fakePinger(func(ctx context.Context, _ netip.Addr, _ []byte) ([]byte, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		})
+		tr := newTestTranslator(t, &fakeResolver{members: []netip.Addr{testU1}}, &fakeNet{}, hang, Limits{})
+		var wg sync.WaitGroup
+		wg.Go(func() { tr.ServeEcho(t.Context(), testTuple(Echo, 1, 0), &fakeEcho{}) })
+		synctest.Wait()
+		start := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := tr.Drain(ctx); err == nil {
+			t.Error("Drain says the echo ended by itself")
+		}
+		wg.Wait()
+		if took := time.Since(start); took != time.Second {
+			t.Errorf("it took %v", took)
+		}
+	})
+}

@@ -111,6 +111,9 @@ func (t *table) close(f *flow) {
 
 func (t *table) closeLocked(f *flow) {
 	t.answeredLocked(f)
+	if f.life != nil {
+		f.cut() // frees the context
+	}
 	if t.flows[f.tuple] == f {
 		delete(t.flows, f.tuple)
 	}
@@ -131,10 +134,13 @@ func (t *table) use(tuple Tuple) (*flow, error) {
 	}
 	f := t.flows[tuple]
 	if f == nil {
+		life, cut := context.WithCancel(context.Background())
 		var err error
-		if f, err = t.openLocked(tuple, func() {}); err != nil {
+		if f, err = t.openLocked(tuple, cut); err != nil {
+			cut()
 			return nil, err
 		}
+		f.life = life
 	} else if t.draining {
 		return nil, LimitDraining
 	}

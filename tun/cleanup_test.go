@@ -25,7 +25,7 @@ var foreignRules = []string{
 	"not from all iif lo fwmark 0xaa lookup 187 priority 17000 protocol 170",            // and a device
 	"not from all oif lo fwmark 0xaa lookup 188 priority 17000 protocol 170",            //
 	"not fwmark 0xaa ipproto tcp dport 80 lookup 189 priority 17000 protocol 170",       // and a port
-	"not fwmark 0xaa uidrange 5-6 lookup 190 priority 17000 protocol 170",               // and a user
+	"not fwmark 0xaa uidrange 0-0 lookup 190 priority 17000 protocol 170",               // and a user
 	"not tos 0x10 fwmark 0xaa lookup 191 priority 17000 protocol 170",                   // and a class
 	"not fwmark 0xaa lookup 192 suppress_prefixlength 0 priority 17000 protocol 170",    // and a condition
 	"not fwmark 0xaa blackhole priority 17001 protocol 170",                             // leads nowhere
