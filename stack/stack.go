@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/time/rate"
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -58,9 +60,15 @@ type Config struct {
 	// is dropped and counted. Default 1,024.
 	Echoes int
 
+	// Buffers is how many bytes may wait for their readers in all flows
+	// together; over it new TCP and UDP flows are refused and counted. Default
+	// 1 GiB.
+	Buffers int
+
 	Log *slog.Logger // nil discards
 
-	clock tcpip.Clock // of the netstack; nil is the real one
+	clock       tcpip.Clock   // of the netstack; nil is the real one
+	synPatience time.Duration // default defaultSYNPatience
 }
 
 const (
@@ -68,6 +76,7 @@ const (
 
 	defaultHandshakes = 8192
 	defaultEchoes     = 1024
+	defaultBuffers    = 1 << 30
 
 	// ICMP errors are limited as Linux does by default (RFC 4443 section
 	// 2.4 f, icmp_msgs_per_sec).
@@ -87,6 +96,7 @@ type Stack struct {
 	pending  pendingSYNs
 	held     atomic.Int32 // SYNs that wait for the end of an endpoint
 	udp      udpFlows
+	buffers  buffers
 	echoes   chan struct{} // one slot for each request being served
 	errors   *rate.Limiter
 	stats    counters
@@ -107,23 +117,20 @@ func New(d Device, h Handler, c Config) (*Stack, error) {
 	if c.MTU < header.IPv6MinimumMTU || c.MTU > maxPacket {
 		return nil, fmt.Errorf("stack: MTU %d: it must be %d to %d", c.MTU, header.IPv6MinimumMTU, maxPacket)
 	}
-	if c.Handshakes < 0 || c.Echoes < 0 {
-		return nil, fmt.Errorf("stack: limits %d and %d must not be negative", c.Handshakes, c.Echoes)
+	if c.Handshakes < 0 || c.Echoes < 0 || c.Buffers < 0 {
+		return nil, fmt.Errorf("stack: limits %d, %d and %d must not be negative", c.Handshakes, c.Echoes, c.Buffers)
 	}
-	if c.Handshakes == 0 {
-		c.Handshakes = defaultHandshakes
-	}
-	if c.Echoes == 0 {
-		c.Echoes = defaultEchoes
-	}
+	c.Handshakes = cmp.Or(c.Handshakes, defaultHandshakes)
+	c.Echoes = cmp.Or(c.Echoes, defaultEchoes)
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Stack{
 		device: d, handler: h, prefixes: slices.Clone(c.Prefixes), log: c.Log,
-		pending: pendingSYNs{limit: c.Handshakes, syns: make(map[gstack.TransportEndpointID]*pendingSYN)},
+		pending: pendingSYNs{limit: c.Handshakes, patience: cmp.Or(c.synPatience, defaultSYNPatience), syns: make(map[gstack.TransportEndpointID]*pendingSYN)},
 		udp:     udpFlows{flows: make(map[nat.Tuple]*udpInside)},
 		echoes:  make(chan struct{}, c.Echoes),
+		buffers: buffers{limit: cmp.Or(c.Buffers, defaultBuffers)},
 		errors:  rate.NewLimiter(icmpErrorsPerSecond, icmpErrorsBurst),
 	}
 	s.life, s.end = context.WithCancel(context.Background())

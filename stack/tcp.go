@@ -31,14 +31,26 @@ type pendingSYN struct {
 	head   []byte // of the packet, for an ICMP error
 	meta   nat.Meta
 	ctx    context.Context
-	cancel context.CancelFunc // when the client sends RST
+	cancel context.CancelFunc // when the client sends RST, or has vanished
+
+	// A client that still wants its connection sends the SYN again, ever more
+	// slowly (RFC 6298 section 5.5). One that has not for long enough is gone.
+	vanished *time.Timer
+	last     time.Time     // guarded by the lock of pendingSYNs
+	gap      time.Duration // the longest between two SYNs; guarded likewise
 }
+
+// defaultSYNPatience is how long a client may be silent before it counts as
+// gone, at least: on Linux the second SYN comes after 1 s, and if it is lost
+// the third after 2 or 3 s (ip-sysctl, tcp_syn_linear_timeouts).
+const defaultSYNPatience = 8 * time.Second
 
 // pendingSYNs are at most limit. An entry is taken away only after the
 // forwarder has forgotten the SYN: so as long as it is there a retransmission
 // is known for what it is, and the forwarder never has more than we.
 type pendingSYNs struct {
-	limit int
+	limit    int
+	patience time.Duration
 
 	mu   sync.Mutex
 	syns map[gstack.TransportEndpointID]*pendingSYN
@@ -48,14 +60,21 @@ type pendingSYNs struct {
 func (p *pendingSYNs) add(life context.Context, id gstack.TransportEndpointID, pkt *gstack.PacketBuffer) (isNew, room bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.syns[id] != nil {
+	now := time.Now()
+	if syn := p.syns[id]; syn != nil {
+		// The next may take twice as long, and one may be lost.
+		syn.gap, syn.last = max(syn.gap, now.Sub(syn.last)), now
+		syn.vanished.Reset(max(p.patience, 3*syn.gap))
 		return false, true
 	}
 	if len(p.syns) >= p.limit {
 		return true, false
 	}
 	ctx, cancel := context.WithCancel(life)
-	p.syns[id] = &pendingSYN{head: head(pkt), meta: metaOf(pkt), ctx: ctx, cancel: cancel}
+	p.syns[id] = &pendingSYN{
+		head: head(pkt), meta: metaOf(pkt), ctx: ctx, cancel: cancel,
+		vanished: time.AfterFunc(p.patience, cancel), last: now,
+	}
 	return true, true
 }
 
@@ -68,7 +87,10 @@ func (p *pendingSYNs) get(id gstack.TransportEndpointID) *pendingSYN {
 func (p *pendingSYNs) remove(id gstack.TransportEndpointID) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	delete(p.syns, id)
+	if syn := p.syns[id]; syn != nil {
+		syn.vanished.Stop()
+		delete(p.syns, id)
+	}
 }
 
 func (p *pendingSYNs) len() int {
@@ -113,6 +135,11 @@ func (s *Stack) serveTCP(r *tcp.ForwarderRequest) {
 	}
 	defer s.serves.Done()
 	defer in.syn.cancel()
+	if s.buffersFull() {
+		s.stats.refusedBuffers.Add(1)
+		in.Reject(nat.Refusal{Reason: nat.Busy})
+		return
+	}
 	s.handler.ServeTCP(in.syn.ctx, tupleOf(nat.TCP, id), in)
 }
 

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -253,6 +254,32 @@ func TestTCPClientGivesUpWhileTheMemberIsDialled(t *testing.T) {
 	s.inject(tcpPacket(client6, any6, 4000, header.TCPFields{SeqNum: 2, Flags: header.TCPFlagRst}))
 	if err := <-ended; !errors.Is(err, context.Canceled) {
 		t.Errorf("context ended with %v", err)
+	}
+	w.wantNothingMore(t)
+}
+
+func TestTCPClientVanishesWhileTheMemberIsDialled(t *testing.T) {
+	const patience = 500 * time.Millisecond
+	ended := make(chan time.Time, 1)
+	s, w := start(t, handler{tcp: func(ctx context.Context, _ nat.Tuple, in nat.TCPInside) {
+		<-ctx.Done()
+		in.Reject(nat.Refusal{Reason: nat.Timeout})
+		ended <- time.Now()
+	}}, Config{synPatience: patience})
+	var last time.Time
+	for range 5 {
+		last = time.Now()
+		s.inject(synTo(client6, any6, 4000, 1))
+		time.Sleep(patience / 25)
+	}
+	if len(ended) != 0 {
+		t.Error("a client that sent its SYN again was given up")
+	}
+	if silence := (<-ended).Sub(last); silence < patience {
+		t.Errorf("given up after %v of silence", silence)
+	}
+	if n := s.Stats().Handshakes; n != 0 {
+		t.Errorf("%d handshakes are left", n)
 	}
 	w.wantNothingMore(t)
 }

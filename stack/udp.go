@@ -112,7 +112,14 @@ type udpInside struct {
 // serve carries the flow.
 func (u *udpInside) serve() {
 	defer u.s.serves.Done()
-	u.s.handler.ServeUDP(u.s.life, u.tuple, u)
+	if u.s.buffersFull() {
+		u.s.stats.refusedBuffers.Add(1)
+		if d, ok := u.take(); ok {
+			u.Reject(nat.Refusal{Reason: nat.Busy}, d.Data)
+		}
+	} else {
+		u.s.handler.ServeUDP(u.s.life, u.tuple, u)
+	}
 	_ = u.Close() // never fails
 	if u.route != nil {
 		u.route.Release()
