@@ -47,7 +47,6 @@ func newHost(t testing.TB) *host {
 	h := &host{t, ns}
 	h.sysctl("ipv6.conf.all.accept_dad", "0")
 	h.sysctl("ipv6.conf.default.accept_dad", "0")
-	h.sysctl("ipv4.ping_group_range", "0 0")
 	h.ip("link set lo up")
 	return h
 }
@@ -125,6 +124,9 @@ func (h *host) drops() (n int64) {
 	return n
 }
 
+// allowPing lets root's group open ping sockets; a fresh namespace lets nobody.
+func (h *host) allowPing() { h.sysctl("ipv4.ping_group_range", "0 0") }
+
 // connect lays a wire between two hosts.
 func (h *host) connect(dev string, addrs []string, peer *host, peerDev string, peerAddrs []string) {
 	h.t.Helper()
@@ -184,6 +186,9 @@ var variants = []variant{{"raw", true}, {"ping socket", false}}
 func (h *host) socket(v variant, mark uint32) *Socket {
 	h.t.Helper()
 	var s *Socket
+	if !v.raw {
+		h.allowPing()
+	}
 	h.on(func() {
 		v4, err := openSocket(false, v.raw, mark)
 		if err != nil {
