@@ -6,8 +6,6 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"time"
-
-	"golang.org/x/net/icmp"
 )
 
 // deliver gives a reply to whoever waits for it. message is as the socket
@@ -16,20 +14,20 @@ func (s *Socket) deliver(f *family, message []byte, from netip.Addr, at time.Tim
 	if f.raw && f.proto == icmpV4Proto {
 		message = withoutHeader(message)
 	}
-	body := parseReply(f.proto, message)
+	reply, ok := parseReply(f.proto, message)
 	switch {
-	case body == nil:
+	case !ok:
 		s.stats.malformed.Add(1)
-	case f.deliverProbe(body, from, at), f.deliverRelayed(body, from):
+	case f.deliverProbe(reply, from, at), f.deliverRelayed(reply, from):
 		s.stats.replies.Add(1)
 	default:
 		s.stats.unmatched.Add(1)
 	}
 }
 
-func (f *family) deliverProbe(body *icmp.Echo, from netip.Addr, at time.Time) bool {
-	wait := f.probeOf(body.Data)
-	if wait == nil || len(body.Data) != nonceSize {
+func (f *family) deliverProbe(reply echo, from netip.Addr, at time.Time) bool {
+	wait := f.probeOf(reply.data)
+	if wait == nil || len(reply.data) != nonceSize {
 		return false
 	}
 	select {
@@ -56,27 +54,27 @@ func (f *family) probeOf(data []byte) *probeWait {
 	return wait
 }
 
-func (f *family) deliverRelayed(body *icmp.Echo, from netip.Addr) bool {
-	return f.answer(body, from, func(w *relayWait) (relayed, bool) {
-		return relayed{data: bytes.Clone(body.Data)}, bytes.Equal(w.data, body.Data)
+func (f *family) deliverRelayed(reply echo, from netip.Addr) bool {
+	return f.answer(reply, from, func(w *relayWait) (relayed, bool) {
+		return relayed{data: bytes.Clone(reply.data)}, bytes.Equal(w.data, reply.data)
 	})
 }
 
 // deliverError gives an ICMP error to whoever waits for a reply to the request
 // that quoted is the head of, and that went to about.
 func (s *Socket) deliverError(f *family, quoted []byte, about netip.Addr, e *PathError) {
-	body := parseQuoted(f.proto, quoted)
-	if body == nil {
+	request, ok := parseQuoted(f.proto, quoted)
+	if !ok {
 		s.stats.malformed.Add(1)
 		return
 	}
-	if wait := f.probeOf(body.Data); wait != nil && wait.to == about {
+	if wait := f.probeOf(request.data); wait != nil && wait.to == about {
 		wait.evidence.Store(e)
 		s.stats.icmpErrors.Add(1)
 		return
 	}
-	matched := f.answer(body, about, func(w *relayWait) (relayed, bool) {
-		return relayed{err: e}, bytes.HasPrefix(w.data, body.Data)
+	matched := f.answer(request, about, func(w *relayWait) (relayed, bool) {
+		return relayed{err: e}, bytes.HasPrefix(w.data, request.data)
 	})
 	if matched {
 		s.stats.icmpErrors.Add(1)
@@ -85,17 +83,17 @@ func (s *Socket) deliverError(f *family, quoted []byte, about netip.Addr, e *Pat
 	}
 }
 
-// answer gives the relayed echo that has peer and body's sequence number the
+// answer gives the relayed echo that has peer and e's sequence number the
 // answer that make makes of it, if make says that it is one.
-func (f *family) answer(body *icmp.Echo, peer netip.Addr, make func(*relayWait) (relayed, bool)) bool {
-	if f.raw && body.ID != int(f.id) {
+func (f *family) answer(e echo, peer netip.Addr, make func(*relayWait) (relayed, bool)) bool {
+	if f.raw && e.id != f.id {
 		return false // another program's ping
 	}
 	// Under the lock to the end: the data is the caller's, and is valid only
 	// until it has taken its entry away.
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	wait := f.relayed[uint16(body.Seq)]
+	wait := f.relayed[e.seq]
 	if wait == nil || wait.to != peer {
 		return false
 	}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/net/icmp"
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
+	"golang.org/x/sys/unix"
 )
 
 // kinds are the kinds of socket, as far as messages differ.
@@ -267,13 +268,71 @@ func TestDeliverError(t *testing.T) {
 	}
 }
 
+// extended is the control message of an error in the queue, with the sender's
+// address (sock_extended_err, ip(7)).
+func extended(level, kind int32, origin, icmpType, icmpCode uint8, info uint32, from netip.Addr) []byte {
+	e := binary.NativeEndian.AppendUint32(nil, uint32(syscall.EPROTO))
+	e = append(e, origin, icmpType, icmpCode, 0)
+	e = binary.NativeEndian.AppendUint32(e, info)
+	e = append(e, 0, 0, 0, 0)
+	if from.Is4() {
+		e = append(binary.NativeEndian.AppendUint16(e, unix.AF_INET), 0, 0)
+		e = append(append(e, from.AsSlice()...), make([]byte, 8)...)
+	} else if from.Is6() {
+		e = append(binary.NativeEndian.AppendUint16(e, unix.AF_INET6), 0, 0, 0, 0, 0, 0)
+		e = append(append(e, from.AsSlice()...), 0, 0, 0, 0)
+	}
+	b := binary.NativeEndian.AppendUint64(nil, uint64(unix.CmsgLen(len(e))))
+	b = binary.NativeEndian.AppendUint32(b, uint32(level))
+	b = binary.NativeEndian.AppendUint32(b, uint32(kind))
+	return append(append(b, e...), make([]byte, unix.CmsgSpace(len(e))-unix.CmsgLen(len(e)))...)
+}
+
+func TestExtendedError(t *testing.T) {
+	if unix.SizeofPtr != 8 {
+		t.Skip("the control messages of this test are those of a 64-bit kernel")
+	}
+	const v4, v6, err4, err6 = unix.SOL_IP, unix.SOL_IPV6, unix.IP_RECVERR, unix.IPV6_RECVERR
+	none := netip.Addr{}
+	for _, tc := range []struct {
+		name    string
+		control []byte
+		want    *PathError
+	}{
+		{"too big", extended(v6, err6, 3, 2, 0, 1400, routerV6), &PathError{routerV6, 2, 0, 1400, syscall.EPROTO}},
+		{"parameter problem", extended(v6, err6, 3, 4, 1, 40, routerV6), &PathError{routerV6, 4, 1, 40, syscall.EPROTO}},
+		{"time exceeded, with what should be unused", extended(v6, err6, 3, 3, 0, 1400, routerV6), &PathError{routerV6, 3, 0, 0, syscall.EPROTO}},
+		{"fragmentation needed", extended(v4, err4, 2, 3, 4, 1400, routerV4), &PathError{routerV4, 3, 4, 1400, syscall.EPROTO}},
+		{"parameter problem of IPv4", extended(v4, err4, 2, 12, 0, 9, routerV4), &PathError{routerV4, 12, 0, 9, syscall.EPROTO}},
+		{"host unreachable, with what should be unused", extended(v4, err4, 2, 3, 1, 1400, routerV4), &PathError{routerV4, 3, 1, 0, syscall.EPROTO}},
+		{"nobody knows from whom", extended(v6, err6, 3, 1, 0, 0, none), &PathError{none, 1, 0, 0, syscall.EPROTO}},
+		{"after another message", append(extended(1, 29, 0, 0, 0, 0, none), extended(v6, err6, 3, 1, 0, 0, routerV6)...), &PathError{routerV6, 1, 0, 0, syscall.EPROTO}},
+		{"our own kernel's", extended(v6, err6, 1, 0, 0, 1500, none), nil},
+		{"our own kernel's of IPv4", extended(v4, err4, 1, 0, 0, 1500, none), nil},
+		{"a time stamp's", extended(v4, err4, 4, 0, 0, 0, none), nil},
+		{"another message", extended(v6, err6+1, 3, 1, 0, 0, routerV6), nil},
+		{"cut short", extended(v6, err6, 3, 1, 0, 0, none)[:30], nil},
+		{"nothing", nil, nil},
+	} {
+		got := parseExtended(tc.control)
+		if (got == nil) != (tc.want == nil) || got != nil && *got != *tc.want {
+			t.Errorf("%s: %+v, want %+v", tc.name, got, tc.want)
+		}
+	}
+}
+
 // The request's checksum is right whatever the data, also of odd length.
 func TestChecksum(t *testing.T) {
 	f := &family{proto: icmpV4Proto, id: 0xffff}
-	for size := range 300 {
-		m, err := f.request(uint16(size*251), randomData(size))
-		if err != nil || checksum(m) != 0 {
-			t.Errorf("%d bytes: checksum %04x, %v", size, checksum(m), err)
+	for size := range 250 {
+		data := randomData(size)
+		m := f.request(uint16(size*251), data)
+		if checksum(m) != 0 {
+			t.Errorf("%d bytes: checksum %04x", size, checksum(m))
+		}
+		want, err := (&icmp.Message{Type: ipv4.ICMPTypeEcho, Body: &icmp.Echo{ID: 0xffff, Seq: size * 251, Data: data}}).Marshal(nil)
+		if err != nil || !bytes.Equal(m, want) {
+			t.Errorf("%d bytes: %x, another codec makes it %x, %v", size, m, want, err)
 		}
 		m[size] ^= 0x10
 		if checksum(m) == 0 {

@@ -25,5 +25,5 @@
 //
 // A socket with IP_RECVERR has a price: the kernel also hands the last ICMP
 // error to whichever call comes next, such as the sending of another request.
-// Sending is therefore tried again before an error is believed to be its own.
+// Such a send is tried again unless the error is seen to be its own.
 package ping

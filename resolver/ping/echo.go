@@ -42,11 +42,7 @@ func (s *Socket) Echo(ctx context.Context, ua netip.Addr, hops uint8, whole bool
 		return nil, err
 	}
 	defer f.forgetRelayed(seq)
-	message, err := f.request(seq, data)
-	if err != nil {
-		return nil, err
-	}
-	if err := s.send(f, ua, hops, whole, message); err != nil {
+	if err := s.send(f, ua, hops, whole, f.request(seq, data)); err != nil {
 		return nil, err
 	}
 	s.stats.relayed.Add(1)

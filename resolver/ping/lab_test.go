@@ -2,6 +2,7 @@ package ping
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -11,6 +12,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -45,7 +47,6 @@ func newHost(t testing.TB) *host {
 	h := &host{t, ns}
 	h.sysctl("ipv6.conf.all.accept_dad", "0")
 	h.sysctl("ipv6.conf.default.accept_dad", "0")
-	h.sysctl("ipv4.ping_group_range", "0 0")
 	h.ip("link set lo up")
 	return h
 }
@@ -123,6 +124,9 @@ func (h *host) drops() (n int64) {
 	return n
 }
 
+// allowPing lets root's group open ping sockets; a fresh namespace lets nobody.
+func (h *host) allowPing() { h.sysctl("ipv4.ping_group_range", "0 0") }
+
 // connect lays a wire between two hosts.
 func (h *host) connect(dev string, addrs []string, peer *host, peerDev string, peerAddrs []string) {
 	h.t.Helper()
@@ -182,6 +186,9 @@ var variants = []variant{{"raw", true}, {"ping socket", false}}
 func (h *host) socket(v variant, mark uint32) *Socket {
 	h.t.Helper()
 	var s *Socket
+	if !v.raw {
+		h.allowPing()
+	}
 	h.on(func() {
 		v4, err := openSocket(false, v.raw, mark)
 		if err != nil {
@@ -228,10 +235,13 @@ func eventually(t testing.TB, what string, done func() bool) {
 }
 
 // wire is a listener for all packets that a host gets.
-type wire struct{ *os.File }
+type wire struct {
+	file *os.File
+	conn syscall.RawConn // of file
+}
 
-// listen opens a packet socket (packet(7)) on the host; each read returns one
-// packet, without the link's header. It goes before what it is to hear.
+// listen opens a packet socket (packet(7)) on the host, which delivers packets
+// without the link's header. It goes before what it is to hear.
 func (h *host) listen() wire {
 	h.t.Helper()
 	var w wire
@@ -241,26 +251,41 @@ func (h *host) listen() wire {
 		if err != nil {
 			h.t.Fatal(err)
 		}
-		w = wire{os.NewFile(uintptr(fd), "wire")}
-		if err := w.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		w.file = os.NewFile(uintptr(fd), "wire")
+		w.conn, err = w.file.SyscallConn()
+		err = errors.Join(err, unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1), w.file.SetReadDeadline(time.Now().Add(10*time.Second)))
+		if err != nil {
 			h.t.Fatal(err)
 		}
 	})
-	h.t.Cleanup(func() { _ = w.Close() })
+	h.t.Cleanup(func() { _ = w.file.Close() })
 	return w
 }
 
-// next returns the next packet that is wanted, and when it came.
-func (w wire) next(t testing.TB, wanted func(packet []byte) bool) ([]byte, time.Time) {
+// next returns the next packet that is wanted, and when the kernel got it.
+func (w wire) next(t testing.TB, wanted func(packet []byte) bool) (packet []byte, at time.Time) {
 	t.Helper()
-	for buf := make([]byte, 1<<16); ; {
-		n, err := w.Read(buf)
-		if err != nil {
+	buf, control := make([]byte, 1<<16), make([]byte, 128)
+	for {
+		var n, controls int
+		var err error
+		late := w.conn.Read(func(fd uintptr) bool {
+			n, controls, _, _, err = unix.Recvmsg(int(fd), buf, control, 0)
+			return !errors.Is(err, unix.EAGAIN)
+		})
+		if err := errors.Join(late, err); err != nil {
 			t.Fatal(err)
 		}
-		if wanted(buf[:n]) {
-			return append([]byte(nil), buf[:n]...), time.Now()
+		if !wanted(buf[:n]) {
+			continue
 		}
+		// The only control message is a struct timespec.
+		messages, err := unix.ParseSocketControlMessage(control[:controls])
+		if err != nil || len(messages) != 1 || len(messages[0].Data) != 16 {
+			t.Fatalf("no time stamp: %v, %v", messages, err)
+		}
+		data := messages[0].Data
+		return buf[:n], time.Unix(int64(binary.NativeEndian.Uint64(data)), int64(binary.NativeEndian.Uint64(data[8:])))
 	}
 }
 

@@ -3,51 +3,61 @@ package ping
 import (
 	"crypto/rand"
 	"encoding/binary"
-	"fmt"
 
-	"golang.org/x/net/icmp"
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
 )
 
-// request is an echo request (RFC 4443 section 4.1, RFC 792). The kernel fills
-// in ICMPv6's checksum, which covers addresses only it knows.
-func (f *family) request(seq uint16, data []byte) ([]byte, error) {
-	m := icmp.Message{Type: ipv4.ICMPTypeEcho, Body: &icmp.Echo{ID: int(f.id), Seq: int(seq), Data: data}}
+// echoHeader is what comes before an echo's data: type, code, checksum,
+// identifier and sequence number (RFC 4443 section 4.1, RFC 792).
+const echoHeader = 8
+
+// echo is an echo request or reply. data belongs to the message it was read
+// from.
+type echo struct {
+	id, seq uint16
+	data    []byte
+}
+
+// request is an echo request. The kernel fills in ICMPv6's checksum, which
+// covers addresses only it knows.
+func (f *family) request(seq uint16, data []byte) []byte {
+	m := make([]byte, echoHeader+len(data))
+	m[0] = byte(ipv4.ICMPTypeEcho)
 	if f.proto == icmpV6Proto {
-		m.Type = ipv6.ICMPTypeEchoRequest
+		m[0] = byte(ipv6.ICMPTypeEchoRequest)
 	}
-	message, err := m.Marshal(nil)
-	if err != nil {
-		return nil, fmt.Errorf("ping: %w", err)
+	binary.BigEndian.PutUint16(m[4:], f.id)
+	binary.BigEndian.PutUint16(m[6:], seq)
+	copy(m[echoHeader:], data)
+	if f.proto == icmpV4Proto {
+		binary.BigEndian.PutUint16(m[2:], checksum(m))
 	}
-	return message, nil
+	return m
 }
 
-// parseReply returns the echo body of a reply, or nil.
-func parseReply(proto int, message []byte) *icmp.Echo {
+// parseReply reads an echo reply.
+func parseReply(proto int, message []byte) (echo, bool) {
 	if proto == icmpV6Proto {
-		return parseEcho(proto, message, ipv6.ICMPTypeEchoReply)
+		return parseEcho(message, byte(ipv6.ICMPTypeEchoReply))
 	}
-	return parseEcho(proto, message, ipv4.ICMPTypeEchoReply)
+	return parseEcho(message, byte(ipv4.ICMPTypeEchoReply))
 }
 
-// parseQuoted returns the echo body of a request that an ICMP error quotes, or
-// nil. Its data may be cut short, down to nothing (RFC 792 asks for 8 bytes).
-func parseQuoted(proto int, message []byte) *icmp.Echo {
+// parseQuoted reads the echo request that an ICMP error quotes. Its data may be
+// cut short, down to nothing (RFC 792 asks for 8 bytes).
+func parseQuoted(proto int, message []byte) (echo, bool) {
 	if proto == icmpV6Proto {
-		return parseEcho(proto, message, ipv6.ICMPTypeEchoRequest)
+		return parseEcho(message, byte(ipv6.ICMPTypeEchoRequest))
 	}
-	return parseEcho(proto, message, ipv4.ICMPTypeEcho)
+	return parseEcho(message, byte(ipv4.ICMPTypeEcho))
 }
 
-func parseEcho(proto int, message []byte, kind icmp.Type) *icmp.Echo {
-	m, err := icmp.ParseMessage(proto, message)
-	if err != nil || m.Code != 0 || m.Type != kind {
-		return nil
+func parseEcho(m []byte, kind byte) (echo, bool) {
+	if len(m) < echoHeader || m[0] != kind || m[1] != 0 {
+		return echo{}, false
 	}
-	body, _ := m.Body.(*icmp.Echo)
-	return body
+	return echo{binary.BigEndian.Uint16(m[4:]), binary.BigEndian.Uint16(m[6:]), m[echoHeader:]}, true
 }
 
 // withoutHeader takes the header off a packet of a raw IPv4 socket, and checks

@@ -49,22 +49,21 @@ func (s *Socket) Probe(ctx context.Context, aa netip.Addr) (Reply, error) {
 	p := &probe{to: aa.WithZone(""), replies: make(chan Reply, 1)}
 	var keys []uint64
 	defer func() { f.forgetProbes(keys) }()
+	timer := time.NewTimer(firstRetransmit)
+	defer timer.Stop()
 	for wait := firstRetransmit; ; wait *= 2 {
 		key, err := s.transmit(f, aa, p)
 		if err != nil {
 			return Reply{}, err
 		}
 		keys = append(keys, key)
-		timer := time.NewTimer(wait)
+		timer.Reset(wait)
 		select {
 		case r := <-p.replies:
-			timer.Stop()
 			return r, nil
 		case <-ctx.Done():
-			timer.Stop()
 			return Reply{}, p.unanswered(ctx.Err())
 		case <-s.closed:
-			timer.Stop()
 			return Reply{}, ErrClosed
 		case <-timer.C:
 		}
@@ -95,11 +94,7 @@ func (s *Socket) transmit(f *family, aa netip.Addr, p *probe) (key uint64, err e
 	f.nextSeq++
 	seq := f.nextSeq
 	f.mu.Unlock()
-	message, err := f.request(seq, nonce[:])
-	if err == nil {
-		err = s.send(f, aa, 0, false, message)
-	}
-	if err != nil {
+	if err := s.send(f, aa, 0, false, f.request(seq, nonce[:])); err != nil {
 		f.forgetProbes([]uint64{key})
 		return 0, err
 	}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"syscall"
 
@@ -15,15 +16,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sendTries is how often the kernel may fail a send before we believe that it
-// means this one: with IP_RECVERR it fails the next call, whichever that is,
-// with the error of any earlier request. Each try uses up one such error.
-const sendTries = 8
+// sendTries is how often the kernel may fail a send with what ICMP errors about
+// earlier requests have left; see [family.isOwn]. Each try uses up one of them,
+// and there are no more of them than requests, unless somebody makes them up.
+const sendTries = 1000
 
 // How large an ICMP message may be: a packet's 65,535 bytes, which for IPv6 do
 // not count the header (RFC 791 section 3.1, RFC 8200 section 3).
 const (
-	maxMessageV4 = 65535 - 20
+	headerV4     = 20
+	headerV6     = 40
+	maxMessageV4 = 65535 - headerV4
 	maxMessageV6 = 65535
 )
 
@@ -39,7 +42,7 @@ func (s *Socket) send(f *family, to netip.Addr, hops uint8, whole bool, message 
 	closed := f.conn.Write(func(fd uintptr) bool {
 		for range sendTries {
 			err = f.write(int(fd), addr, whole, control, message)
-			if err == nil || errors.Is(err, unix.EAGAIN) {
+			if err == nil || f.isOwn(err, to, whole, len(message)) {
 				break
 			}
 		}
@@ -118,6 +121,33 @@ func sockaddr(a netip.Addr, port int) (unix.Sockaddr, error) {
 		to.ZoneId = uint32(index)
 	}
 	return to, nil
+}
+
+// isOwn tells whether an error of a send is about what was to be sent. With
+// IP_RECVERR the kernel also fails a send, whichever comes next, with the ICMP
+// error about an earlier request; but then there is nothing wrong with the way
+// to this one's destination.
+func (f *family) isOwn(err error, to netip.Addr, whole bool, size int) bool {
+	var errno syscall.Errno
+	if !errors.As(err, &errno) || !slices.Contains(icmpErrnos, errno) {
+		return true
+	}
+	mtu, err := f.paths.mtu(to)
+	if err != nil {
+		return true
+	}
+	header, largest := headerV4, maxMessageV4
+	if f.proto == icmpV6Proto {
+		header, largest = headerV6, maxMessageV6
+	}
+	return errno == unix.EMSGSIZE && (size > largest || whole && header+size > int(mtu))
+}
+
+// icmpErrnos are all that Linux makes of ICMP errors (icmp_err_convert in
+// net/ipv4/icmp.c, icmpv6_err_convert in net/ipv6/icmp.c).
+var icmpErrnos = []syscall.Errno{
+	unix.ENETUNREACH, unix.EHOSTUNREACH, unix.EACCES, unix.ECONNREFUSED, unix.EMSGSIZE, unix.EPROTO,
+	unix.ENOPROTOOPT, unix.EOPNOTSUPP, unix.EHOSTDOWN, unix.ENONET,
 }
 
 // localError makes what our own kernel said about a message what a router
