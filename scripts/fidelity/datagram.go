@@ -60,7 +60,7 @@ func (s *socket) recvmsg(c Call) Result {
 			// An error queue that is not empty wakes poll too, so the time is
 			// kept here.
 			events, ok := s.poll(unix.POLLIN, max(0, time.Until(until)))
-			if !ok {
+			if !ok || events&unix.POLLIN == 0 && time.Now().After(until) {
 				return Result{Late: true, Class: -1, Hops: -1}
 			}
 			if events&unix.POLLIN == 0 {

@@ -2,12 +2,8 @@ package main
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"net/netip"
-	"os"
-
-	"golang.org/x/sys/unix"
 )
 
 // The router's ICMP errors of any type and code: what is routed to this device
@@ -30,21 +26,7 @@ func answerErrors([]string) (int, error) {
 		return 1, err
 	}
 	fmt.Println("answering")
-	buf := make([]byte, 65536)
-	for {
-		n, err := unix.Read(fd, buf)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil {
-			return 1, os.NewSyscallError("read", err)
-		}
-		if answer := answerTo(buf[:n]); answer != nil {
-			if _, err := unix.Write(fd, answer); err != nil {
-				fmt.Fprintln(os.Stderr, "fidelity errors:", err)
-			}
-		}
-	}
+	return 1, carry(fd, fd, answerTo)
 }
 
 // answerTo is the error about a packet, or nil if there is none to be had: an

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -33,14 +34,27 @@ func slowWire(args []string) (int, error) {
 	}
 	fmt.Println("wired")
 	failed := make(chan error)
-	go func() { failed <- carry(ends[0], ends[1]) }() // the process ends with either
-	go func() { failed <- carry(ends[1], ends[0]) }()
+	go func() { failed <- carry(ends[0], ends[1], bytes.Clone) }() // the process ends with either
+	go func() { failed <- carry(ends[1], ends[0], bytes.Clone) }()
 	return 1, <-failed
 }
 
-// carry takes packets from one device to the other, one after another: there are
-// few.
-func carry(from, to int) error {
+// onTheWay is a packet that has been read and is not due yet.
+type onTheWay struct {
+	due    time.Time
+	packet []byte
+}
+
+// carry takes packets from one device to the other, each after the delay and
+// with what is done to it; a packet of which nothing is left goes no further.
+func carry(from, to int, change func([]byte) []byte) error {
+	packets, failed := make(chan onTheWay, 1024), make(chan error, 2)
+	go func() { failed <- takeIn(from, packets, change) }() // the process ends with either
+	go func() { failed <- putOut(to, packets) }()
+	return <-failed
+}
+
+func takeIn(from int, packets chan<- onTheWay, change func([]byte) []byte) error {
 	buf := make([]byte, 65536)
 	for {
 		n, err := unix.Read(from, buf)
@@ -50,12 +64,21 @@ func carry(from, to int) error {
 		if err != nil {
 			return os.NewSyscallError("read", err)
 		}
-		time.Sleep(delay) // this is the wire
+		if packet := change(buf[:n]); packet != nil {
+			packets <- onTheWay{time.Now().Add(delay), packet}
+		}
+	}
+}
+
+func putOut(to int, packets <-chan onTheWay) error {
+	for p := range packets {
+		time.Sleep(time.Until(p.due)) // this is the wire
 		// EIO is that the other end is not up yet, so the packet is lost.
-		if _, err := unix.Write(to, buf[:n]); err != nil && !errors.Is(err, unix.EIO) {
+		if _, err := unix.Write(to, p.packet); err != nil && !errors.Is(err, unix.EIO) {
 			return os.NewSyscallError("write", err)
 		}
 	}
+	return nil
 }
 
 // openTUNIn makes a device in a namespace that has a name.
