@@ -16,17 +16,18 @@ import (
 // rooms is the plan of the house: each room with the rooms it may import.
 // ARCHITECTURE.md draws the same. A room that is not here was not planned.
 var rooms = map[string][]string{
-	"cmd/aarptun":     {"internal/config", "internal/daemon", "internal/admin", "tun", "tun/netns", "nat", "resolver", "resolver/ping", "resolver/member"},
-	"internal/daemon": {"internal/config", "internal/admin", "tun", "stack", "nat", "resolver", "resolver/ping"},
-	"internal/config": {},
-	"internal/admin":  {"nat", "resolver"},
-	"tun":             {},
-	"stack":           {"nat"},
-	"nat":             {},
-	"resolver":        {"resolver/ping"},
-	"resolver/ping":   {},
-	"resolver/member": {},
-	"scripts/lab":     {},
+	"cmd/aarptun":      {"internal/config", "internal/daemon", "internal/admin", "tun", "tun/netns", "nat", "resolver", "resolver/ping", "resolver/member"},
+	"internal/daemon":  {"internal/config", "internal/admin", "tun", "stack", "nat", "resolver", "resolver/ping"},
+	"internal/config":  {},
+	"internal/admin":   {"nat", "resolver"},
+	"tun":              {},
+	"stack":            {"nat"},
+	"nat":              {},
+	"resolver":         {"resolver/ping"},
+	"resolver/ping":    {},
+	"resolver/member":  {},
+	"scripts/lab":      {},
+	"scripts/fidelity": {},
 }
 
 // homes says where each big library lives: it is imported in one room only, so
@@ -45,7 +46,7 @@ var homes = map[string][]string{
 	"github.com/spf13/pflag":          {"cmd/aarptun"},
 	"golang.org/x/sync":               {"internal/daemon", "resolver"},
 	"golang.org/x/time":               {"resolver", "stack"},
-	"golang.org/x/sys":                {"tun", "resolver/ping", "resolver/member", "scripts/lab"},
+	"golang.org/x/sys":                {"tun", "resolver/ping", "resolver/member", "scripts/lab", "scripts/fidelity"},
 	"go.uber.org/goleak":              {},
 	"github.com/rogpeppe/go-internal": {},
 }
