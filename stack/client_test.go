@@ -162,6 +162,12 @@ func (w *wire) Close() error {
 func start(t testing.TB, h handler, c Config) (*Stack, *wire) {
 	t.Helper()
 	h.t = t
+	return startWith(t, h, c)
+}
+
+// startWith is start with any Handler.
+func startWith(t testing.TB, h Handler, c Config) (*Stack, *wire) {
+	t.Helper()
 	w := newWire(t)
 	if c.MTU == 0 {
 		c.MTU = testMTU

@@ -39,20 +39,7 @@ func translate(t testing.TB) *wire {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := newWire(t)
-	s, err := New(w, translator, Config{MTU: testMTU, Prefixes: testPrefixes})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- s.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Errorf("Run: %v", err)
-		}
-	})
+	_, w := startWith(t, translator, Config{})
 	return w
 }
 
