@@ -22,6 +22,9 @@ func (*ICMP) Name() string { return "icmp" }
 // answers from AA itself; asking still tells whether anybody is there.
 func (*ICMP) Serves(netip.Addr) bool { return true }
 
+// Proves implements [Prober]: nobody vouches for an echo.
+func (*ICMP) Proves() Trust { return Nonce }
+
 // Probe implements [Prober].
 func (p *ICMP) Probe(ctx context.Context, aa netip.Addr) (Answer, error) {
 	reply, err := p.socket.Probe(ctx, aa)

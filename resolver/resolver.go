@@ -21,6 +21,9 @@ type Prober interface {
 	Name() string
 	// Serves says whether the method can be used for aa's family.
 	Serves(aa netip.Addr) bool
+	// Proves is the level that its answers can reach at best. It is not asked
+	// where more is required.
+	Proves() Trust
 	// Probe returns the first answer, or an error when ctx ends.
 	Probe(ctx context.Context, aa netip.Addr) (Answer, error)
 }
@@ -29,6 +32,12 @@ type Prober interface {
 type Answer struct {
 	UA  netip.Addr
 	RTT time.Duration
+	// Lifetime is how long the member wants the answer to be used; 0 if it
+	// did not say.
+	Lifetime time.Duration
+	// Proof is the level that the answer was shown to reach, AllowList apart;
+	// 0 stands for Nonce.
+	Proof Trust
 }
 
 // Pin says that new flows to an anycast address go to a member, for a while.
@@ -221,7 +230,7 @@ func (r *Resolver) ask(aa netip.Addr, known time.Time) <-chan singleflight.Resul
 }
 
 func (r *Resolver) remember(aa netip.Addr, pin Pin, err error) {
-	e := entry{pin: pin, err: err, expires: pin.Expires, renewAt: pin.Expires.Add(-r.ttl / renewPart)}
+	e := entry{pin: pin, err: err, expires: pin.Expires, renewAt: pin.Expires.Add(-pin.Expires.Sub(pin.Learned) / renewPart)}
 	if err != nil {
 		e.expires = time.Now().Add(r.negativeTTL)
 		r.stats.failures.Add(1)

@@ -17,11 +17,14 @@ import (
 type Check func(context.Context) error
 
 const (
-	defaultInterval = 2 * time.Second
-	defaultTimeout  = time.Second
-	fall            = 2 // failures in a row that make a member unhealthy; one success mends it
-	killWait        = time.Second
-	drainPoll       = 500 * time.Millisecond
+	// DefaultInterval is the time between two checks.
+	DefaultInterval = 2 * time.Second
+	// DefaultTimeout is the time in which a check must end.
+	DefaultTimeout = time.Second
+
+	fall      = 2 // failures in a row that make a member unhealthy; one success mends it
+	killWait  = time.Second
+	drainPoll = 500 * time.Millisecond
 )
 
 // Command returns a check that runs a command line by /bin/sh: status 0 is
@@ -56,6 +59,19 @@ func Connect(port uint16, addrs ...netip.Addr) Check {
 			}
 		}
 		return fmt.Errorf("check: %w", err)
+	}
+}
+
+// ConnectLocal is Connect to whatever global addresses this host has when it is
+// run, the anycast ones apart: one that accepts will do.
+func ConnectLocal(port uint16, anycast []netip.Addr) Check {
+	u := newUnicasts(anycast, nil)
+	return func(ctx context.Context) error {
+		var addrs []netip.Addr
+		for _, aa := range anycast {
+			addrs = append(addrs, u.locals(aa)...)
+		}
+		return Connect(port, addrs...)(ctx)
 	}
 }
 

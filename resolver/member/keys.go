@@ -1,7 +1,6 @@
 package member
 
 import (
-	"bufio"
 	"bytes"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -12,6 +11,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 )
 
@@ -117,34 +117,49 @@ func ParsePublicKey(s string) (ed25519.PublicKey, error) {
 // FormatPublicKey is the inverse of [ParsePublicKey].
 func FormatPublicKey(key ed25519.PublicKey) string { return base64.StdEncoding.EncodeToString(key) }
 
-// NewPSKLine makes a shared key and returns its line of a key file.
-func NewPSKLine(id string) (string, error) {
+// NewPSK makes a shared key in a new file, which only its owner may read, or
+// with add as the last key of a file that is there.
+func NewPSK(path, id string, add bool) error {
 	var secret [newSecret]byte
 	_, _ = rand.Read(secret[:]) // crypto/rand never fails (Go 1.24)
 	k := PSK{ID: id, Secret: base64.RawURLEncoding.EncodeToString(secret[:])}
 	if err := k.check(); err != nil {
-		return "", keyError("%w", err)
+		return keyError("%w", err)
 	}
-	return wordPSK + " " + k.ID + " " + k.Secret + "\n", nil
+	if add {
+		keys, err := ReadPSKs(path)
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(keys, func(other PSK) bool { return other.ID == id }) {
+			return keyError("%s has a key of the id %q already: give the new one another with --id", path, id)
+		}
+	}
+	return writeKey(path, wordPSK+" "+k.ID+" "+k.Secret+"\n", add)
 }
 
-// NewPrivateLine makes a private key and returns it with its line of a key file.
-func NewPrivateLine() (ed25519.PrivateKey, string) {
+// NewPrivateKey is NewPSK for a private key, which it returns.
+func NewPrivateKey(path string, add bool) (ed25519.PrivateKey, error) {
 	var seed [ed25519.SeedSize]byte
 	_, _ = rand.Read(seed[:]) // crypto/rand never fails (Go 1.24)
-	return ed25519.NewKeyFromSeed(seed[:]), wordPrivate + " " + base64.StdEncoding.EncodeToString(seed[:]) + "\n"
+	if add {
+		if _, err := ReadPrivateKeys(path); err != nil {
+			return nil, err
+		}
+	}
+	line := wordPrivate + " " + base64.StdEncoding.EncodeToString(seed[:]) + "\n"
+	return ed25519.NewKeyFromSeed(seed[:]), writeKey(path, line, add)
 }
 
-// WriteKey writes a line of a key file, as a new file that only its owner may
-// read, or with add at the end of one that is there. It never replaces a key.
-func WriteKey(path, line string, add bool) (err error) {
+// writeKey never replaces a key.
+func writeKey(path, line string, add bool) (err error) {
 	flags := os.O_WRONLY | os.O_CREATE | os.O_EXCL
 	if add {
 		flags = os.O_RDWR | os.O_APPEND
 	}
 	f, err := os.OpenFile(path, flags, 0o600)
 	if errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("member: key file: %w: choose another name, or add the key to it", err)
+		return fmt.Errorf("member: key file: %w: choose another name, or add the key to it with --add", err)
 	}
 	if err != nil {
 		return fmt.Errorf("member: key file: %w", err)
@@ -177,9 +192,9 @@ func readKeys(path, word string, fields int, take func([]string) error) (err err
 		return err
 	}
 	n, keys := 0, 0
-	for lines := bufio.NewScanner(bytes.NewReader(content)); lines.Scan(); {
+	for line := range strings.Lines(string(content)) {
 		n++
-		line := strings.TrimSpace(lines.Text())
+		line = strings.TrimSpace(line)
 		if line == "" || line[0] == '#' {
 			continue
 		}

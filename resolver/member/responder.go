@@ -22,9 +22,12 @@ import (
 )
 
 const (
-	defaultLifetime = 30 * time.Second
-	maxLifetime     = 24 * time.Hour
-	defaultRate     = 100
+	// DefaultLifetime is how long an answer may be used.
+	DefaultLifetime = 30 * time.Second
+	// DefaultRate is how many answers a second each asker gets.
+	DefaultRate = 100
+
+	maxLifetime = 24 * time.Hour
 )
 
 // ResponderConfig says what is served here and who is told. Zero values stand
@@ -86,10 +89,10 @@ func Listen(c ResponderConfig) (*Responder, error) {
 	if err := c.validate(); err != nil {
 		return nil, err
 	}
-	limits, uas := newSources(cmp.Or(c.Rate, defaultRate)), newUnicasts(c.Anycast, c.Unicast)
+	limits, uas := newSources(cmp.Or(c.Rate, DefaultRate)), newUnicasts(c.Anycast, c.Unicast)
 	r := &Responder{
 		log: c.Log, loud: rate.NewLimiter(1, 10),
-		check: c.Check, interval: cmp.Or(c.Interval, defaultInterval), timeout: cmp.Or(c.Timeout, defaultTimeout),
+		check: c.Check, interval: cmp.Or(c.Interval, DefaultInterval), timeout: cmp.Or(c.Timeout, DefaultTimeout),
 		drainFile: c.DrainFile, health: health{unhealthy: c.Check != nil},
 	}
 	r.silent.Store(r.health.silent())
@@ -98,7 +101,7 @@ func Listen(c ResponderConfig) (*Responder, error) {
 	}
 	r.answerer = answerer{
 		anycast: slices.Clone(c.Anycast), port: cmp.Or(c.Port, DefaultPort), psks: make(map[string]integrity),
-		keyless: c.Keyless, signer: c.Signer, lifetime: seconds(cmp.Or(c.Lifetime, defaultLifetime) / time.Second),
+		keyless: c.Keyless, signer: c.Signer, lifetime: seconds(cmp.Or(c.Lifetime, DefaultLifetime) / time.Second),
 		silent: r.silent.Load, limit: limits.allow, unicast: uas.to,
 	}
 	for _, k := range c.PSKs {
@@ -117,24 +120,37 @@ func Listen(c ResponderConfig) (*Responder, error) {
 	return r, nil
 }
 
+// ErrInvalid is what every error about a wrong value of a [ResponderConfig] is,
+// by [errors.Is].
+var ErrInvalid = errors.New("member: invalid configuration")
+
+type invalidError string
+
+func (e invalidError) Error() string      { return string(e) }
+func (invalidError) Is(target error) bool { return target == ErrInvalid }
+
+func invalid(format string, args ...any) error {
+	return invalidError(fmt.Sprintf("member: "+format, args...))
+}
+
 func (c ResponderConfig) validate() error {
 	if len(c.Anycast) == 0 {
-		return errors.New("member: no anycast address to answer for")
+		return invalid("no anycast address to answer for")
 	}
 	for i, aa := range c.Anycast {
 		if !aa.IsGlobalUnicast() || aa.Is4In6() || aa.Zone() != "" {
-			return fmt.Errorf("member: %v can be no anycast address: name a global one", aa)
+			return invalid("%v can be no anycast address: name a global one", aa)
 		}
 		if slices.Contains(c.Anycast[:i], aa) {
-			return fmt.Errorf("member: anycast address %v is given twice", aa)
+			return invalid("anycast address %v is given twice", aa)
 		}
 	}
 	for i, ua := range c.Unicast {
 		if !ua.IsGlobalUnicast() || ua.Is4In6() || ua.Zone() != "" || slices.Contains(c.Anycast, ua) {
-			return fmt.Errorf("member: %v can be no unicast address of a member: name a global one that is not anycast", ua)
+			return invalid("%v can be no unicast address of a member: name a global one that is not anycast", ua)
 		}
 		if slices.ContainsFunc(c.Unicast[:i], func(other netip.Addr) bool { return other.Is4() == ua.Is4() }) {
-			return fmt.Errorf("member: unicast address %v is the second one of its family", ua)
+			return invalid("unicast address %v is the second one of its family", ua)
 		}
 	}
 	for _, k := range c.PSKs {
@@ -146,9 +162,9 @@ func (c ResponderConfig) validate() error {
 	case c.Signer != nil && len(c.Signer) != ed25519.PrivateKeySize:
 		return keyError("a private key has %d bytes, not %d", ed25519.PrivateKeySize, len(c.Signer))
 	case c.Lifetime != 0 && (c.Lifetime < time.Second || c.Lifetime > maxLifetime):
-		return fmt.Errorf("member: lifetime %v: it must be 1s to 24h", c.Lifetime)
+		return invalid("lifetime %v: it must be 1s to 24h", c.Lifetime)
 	case c.Rate < 0 || c.Interval < 0 || c.Timeout < 0:
-		return fmt.Errorf("member: rate %d, check interval %v and check timeout %v must not be negative", c.Rate, c.Interval, c.Timeout)
+		return invalid("rate %d, check interval %v and check timeout %v must not be negative", c.Rate, c.Interval, c.Timeout)
 	}
 	return nil
 }

@@ -101,12 +101,21 @@ func (u *unicasts) usable(ua, asker netip.Addr) bool {
 // locals are the addresses of this host that can be named to an asker.
 func (u *unicasts) locals(asker netip.Addr) []netip.Addr {
 	var found []netip.Addr
-	for _, p := range interfaceAddrs() {
-		if ua := p.Addr().Unmap(); u.usable(ua, asker) && !slices.Contains(found, ua) {
+	for _, ua := range Locals() {
+		if u.usable(ua, asker) && !slices.Contains(found, ua) {
 			found = append(found, ua)
 		}
 	}
 	return found
+}
+
+// Locals returns the addresses of this host.
+func Locals() []netip.Addr {
+	var own []netip.Addr
+	for _, p := range interfaceAddrs() {
+		own = append(own, p.Addr().Unmap())
+	}
+	return own
 }
 
 // sourceTo returns the source address of datagrams to an address, by connecting
