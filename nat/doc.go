@@ -16,15 +16,18 @@
 // later, but the flow has copied it and is never rebound. Then the member is
 // dialled. Only when it has answered is the client answered, so a refused,
 // unreachable or silent member looks refused, unreachable or silent
-// ([ReasonFor] is the one place that decides which). The single exception to
+// ([RefusalFor] is the one place that decides which; what the network said by
+// ICMP is said again, type, code and all). The single exception to
 // "never rebound" is before that answer: a TCP dial that fails is tried once
 // more on a freshly resolved member, when no byte has gone anywhere and the
 // client cannot tell.
 //
 // TCP is spliced: two copies, one for each direction, each ending with the FIN
-// it has read and passed on. Anything but FIN ends both legs with RST. UDP is
-// carried datagram by datagram over a socket connected to UA until the flow
-// has been idle. Echo is carried request by request; its flow outlives the
+// it has read and passed on. Anything but FIN ends both legs with RST, also
+// while the other end takes nothing, and after a FIN. UDP is carried datagram
+// by datagram, each with its own traffic class and hop limit, over a socket
+// connected to UA until the flow has been idle. [Kernel] makes these sockets
+// and reads from their error queues what the network says about them. Echo is carried request by request; its flow outlives the
 // requests by a minute so that one ping run sees one member.
 //
 // Every Serve method blocks until its flow has ended, and the caller owns the

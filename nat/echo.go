@@ -20,6 +20,7 @@ func (t *Translator) ServeEcho(ctx context.Context, tuple Tuple, in EchoInside) 
 	defer func() { t.table.release(f, t.timeouts.EchoIdle) }()
 	ctx, cancel := context.WithTimeout(ctx, t.timeouts.Echo)
 	defer cancel()
+	defer context.AfterFunc(f.life, cancel)()
 
 	ua, err := t.echoMember(ctx, f)
 	if err != nil {
@@ -27,12 +28,13 @@ func (t *Translator) ServeEcho(ctx context.Context, tuple Tuple, in EchoInside) 
 		return
 	}
 	t.countOut(f, len(in.Data()))
-	reply, err := t.pinger.Echo(ctx, ua, in.Data())
+	meta := in.Meta()
+	reply, err := t.pinger.Echo(ctx, ua, meta.Hops, meta.Whole, in.Data())
 	if err != nil {
 		t.stats.echoLost.Add(1)
 		t.log.Debug("echo lost", "flow", tuple, "member", ua, "err", err)
-		if reason := ReasonFor(err); reason != Timeout && reason != Busy {
-			in.Reject(reason)
+		if refusal := RefusalFor(err, ua); refusal.Reason != Timeout && refusal.Reason != Busy {
+			in.Reject(refusal)
 		}
 		return
 	}

@@ -15,7 +15,7 @@ type fakeEcho struct {
 	data   []byte
 	mu     sync.Mutex
 	reply  []byte
-	told   Reason
+	told   Refusal
 	events int
 }
 
@@ -29,7 +29,9 @@ func (e *fakeEcho) Reply(data []byte) error {
 	return nil
 }
 
-func (e *fakeEcho) Reject(r Reason) {
+func (e *fakeEcho) Meta() Meta { return Meta{Hops: 7, Whole: true} }
+
+func (e *fakeEcho) Reject(r Refusal) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.told = r
@@ -93,8 +95,8 @@ func TestEchoThatIsNotAnsweredIsSilent(t *testing.T) {
 				tr := newTestTranslator(t, tc.r, &fakeNet{}, tc.pinger, Limits{})
 				e := &fakeEcho{data: []byte("ping")}
 				tr.ServeEcho(t.Context(), testTuple(Echo, 1, 0), e)
-				if e.reply != nil || e.told != tc.told {
-					t.Errorf("reply %q, told %v, want no reply and %v", e.reply, e.told, tc.told)
+				if e.reply != nil || e.told.Reason != tc.told {
+					t.Errorf("reply %q, told %v, want no reply and %v", e.reply, e.told.Reason, tc.told)
 				}
 				time.Sleep(61 * time.Second)
 				if s := tr.Stats(); s.Flows != 0 || s.Opening != 0 {
@@ -133,6 +135,29 @@ func TestEchoFirstRequestsShareOneMember(t *testing.T) {
 		}
 		if err := tr.Drain(t.Context()); err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+func TestEchoDrainCutsWhatIsNotAnswered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hang := fakePinger(func(ctx context.Context, _ netip.Addr, _ []byte) ([]byte, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		})
+		tr := newTestTranslator(t, &fakeResolver{members: []netip.Addr{testU1}}, &fakeNet{}, hang, Limits{})
+		var wg sync.WaitGroup
+		wg.Go(func() { tr.ServeEcho(t.Context(), testTuple(Echo, 1, 0), &fakeEcho{}) })
+		synctest.Wait()
+		start := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := tr.Drain(ctx); err == nil {
+			t.Error("Drain says the echo ended by itself")
+		}
+		wg.Wait()
+		if took := time.Since(start); took != time.Second {
+			t.Errorf("it took %v", took)
 		}
 	})
 }

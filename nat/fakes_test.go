@@ -34,23 +34,42 @@ func testTuple(p Proto, clientPort, port uint16) Tuple {
 // leg is one end of an in-memory connection with half-close and reset, as TCP
 // has them. It blocks on channels only, so synctest can see it wait.
 type leg struct {
-	net.Conn // nil: only a dialled leg must be one, and its addresses are not used
-	r        *io.PipeReader
-	w        *io.PipeWriter
+	r    *io.PipeReader
+	w    *io.PipeWriter
+	gone *dropped
+}
+
+// dropped is closed when either end has been reset.
+type dropped struct {
+	once sync.Once
+	c    chan struct{}
 }
 
 func newLegs() (a, b leg) {
 	r1, w1 := io.Pipe()
 	r2, w2 := io.Pipe()
-	return leg{r: r1, w: w2}, leg{r: r2, w: w1}
+	gone := &dropped{c: make(chan struct{})}
+	return leg{r1, w2, gone}, leg{r2, w1, gone}
 }
 
 func (l leg) Read(p []byte) (int, error)  { return l.r.Read(p) }
 func (l leg) Write(p []byte) (int, error) { return l.w.Write(p) }
-func (l leg) CloseWrite() error           { return l.w.Close() }
-func (l leg) Close() error                { return errors.Join(l.w.Close(), l.r.Close()) }
+
+func (l leg) WriteTo(w io.Writer) (int64, error) { return io.Copy(w, struct{ io.Reader }{l.r}) }
+func (l leg) CloseWrite() error                  { return l.w.Close() }
+func (l leg) Close() error                       { return errors.Join(l.w.Close(), l.r.Close()) }
 func (l leg) Reset() error {
+	l.gone.once.Do(func() { close(l.gone.c) })
 	return errors.Join(l.w.CloseWithError(syscall.ECONNRESET), l.r.CloseWithError(syscall.ECONNRESET))
+}
+
+func (l leg) AwaitReset(stop <-chan struct{}) bool {
+	select {
+	case <-l.gone.c:
+		return true
+	case <-stop:
+		return false
+	}
 }
 
 // fakeTCP is a client's SYN. The client's end of the connection is there once
@@ -59,13 +78,13 @@ type fakeTCP struct {
 	client    leg
 	inside    leg
 	accepted  chan struct{}
-	told      chan Reason
+	told      chan Refusal
 	acceptErr error
 }
 
 func newFakeTCP() *fakeTCP {
 	client, inside := newLegs()
-	return &fakeTCP{client: client, inside: inside, accepted: make(chan struct{}), told: make(chan Reason, 1)}
+	return &fakeTCP{client: client, inside: inside, accepted: make(chan struct{}), told: make(chan Refusal, 1)}
 }
 
 func (s *fakeTCP) Accept() (TCPConn, error) {
@@ -76,7 +95,9 @@ func (s *fakeTCP) Accept() (TCPConn, error) {
 	return s.inside, nil
 }
 
-func (s *fakeTCP) Reject(r Reason) { s.told <- r }
+func (s *fakeTCP) Reject(r Refusal) { s.told <- r }
+
+func (s *fakeTCP) Meta() Meta { return Meta{Class: 0xb8} }
 
 // fakeResolver answers from a script: the first address until it is suspected,
 // then the next.
@@ -122,36 +143,44 @@ func (r *fakeResolver) suspected() []netip.Addr {
 	return slices.Clone(r.suspects)
 }
 
-// fakeNet is where the members live: what dialling each of them does.
-type fakeNet struct {
-	mu     sync.Mutex
-	dialed []netip.AddrPort
-	serve  map[netip.Addr]func(ctx context.Context, network string) (net.Conn, error)
-}
+type (
+	serveFunc = func(context.Context) (TCPConn, error)
 
-func (n *fakeNet) dial(ctx context.Context, network string, ua netip.AddrPort) (net.Conn, error) {
+	// fakeNet is where the members live: what dialling each of them does.
+	fakeNet struct {
+		mu     sync.Mutex
+		dialed []netip.AddrPort
+		class  uint8 // of the last dial
+		serve  map[netip.Addr]serveFunc
+		udp    UDPConn // of any member
+	}
+)
+
+func (n *fakeNet) DialTCP(ctx context.Context, ua netip.AddrPort, m Meta) (TCPConn, error) {
 	n.mu.Lock()
-	n.dialed = append(n.dialed, ua)
+	n.dialed, n.class = append(n.dialed, ua), m.Class
 	serve := n.serve[ua.Addr()]
 	n.mu.Unlock()
 	if serve == nil {
 		return nil, &net.OpError{Op: "dial", Err: syscall.EHOSTUNREACH}
 	}
-	return serve(ctx, network)
+	return serve(ctx)
 }
 
-func refuse(context.Context, string) (net.Conn, error) {
+func (n *fakeNet) DialUDP(context.Context, netip.AddrPort) (UDPConn, error) { return n.udp, nil }
+
+func refuse(context.Context) (TCPConn, error) {
 	return nil, &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
 }
 
-func silent(ctx context.Context, _ string) (net.Conn, error) {
+func silent(ctx context.Context) (TCPConn, error) {
 	<-ctx.Done()
 	return nil, &net.OpError{Op: "dial", Err: ctx.Err()}
 }
 
 // accept hands the member's end of each connection to members.
-func accept(members chan<- leg) func(context.Context, string) (net.Conn, error) {
-	return func(context.Context, string) (net.Conn, error) {
+func accept(members chan<- leg) serveFunc {
+	return func(context.Context) (TCPConn, error) {
 		outside, member := newLegs()
 		members <- member
 		return outside, nil
@@ -160,7 +189,7 @@ func accept(members chan<- leg) func(context.Context, string) (net.Conn, error) 
 
 type fakePinger func(ctx context.Context, ua netip.Addr, data []byte) ([]byte, error)
 
-func (p fakePinger) Echo(ctx context.Context, ua netip.Addr, data []byte) ([]byte, error) {
+func (p fakePinger) Echo(ctx context.Context, ua netip.Addr, _ uint8, _ bool, data []byte) ([]byte, error) {
 	return p(ctx, ua, data)
 }
 
@@ -169,7 +198,7 @@ func newTestTranslator(t *testing.T, r Resolver, n *fakeNet, p Pinger, l Limits)
 	if p == nil {
 		p = fakePinger(func(context.Context, netip.Addr, []byte) ([]byte, error) { return nil, syscall.ENETUNREACH })
 	}
-	tr, err := New(Config{Resolver: r, Dial: n.dial, Pinger: p, Limits: l})
+	tr, err := New(Config{Resolver: r, Outside: n, Pinger: p, Limits: l})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -80,8 +80,9 @@ type flow struct {
 	sent   atomic.Uint64
 	got    atomic.Uint64
 
-	idle *time.Timer // Echo only, guarded by Table.mu: ends the flow
-	uses int         // Echo only, guarded by Table.mu: requests being served
+	life context.Context // Echo only: ends with cut
+	idle *time.Timer     // Echo only, guarded by Table.mu: ends the flow
+	uses int             // Echo only, guarded by Table.mu: requests being served
 }
 
 func (f *flow) setState(s State) { f.state.Store(uint32(s)) }

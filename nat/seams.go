@@ -3,7 +3,6 @@ package nat
 import (
 	"context"
 	"io"
-	"net"
 	"net/netip"
 )
 
@@ -14,34 +13,92 @@ type TCPConn interface {
 	// [syscall.ECONNRESET] after its RST.
 	io.ReadWriteCloser
 
+	// WriteTo hands what is read to w, and returns nil after the peer's FIN.
+	// It holds no buffer while there is nothing to read: most flows are idle
+	// most of the time.
+	io.WriterTo
+
 	// CloseWrite sends FIN and leaves the other direction open.
 	CloseWrite() error
 
 	// Reset ends the connection with RST and frees it. Calling Close
 	// afterwards does no harm.
 	Reset() error
+
+	// AwaitReset blocks until the connection has been reset or has failed, and
+	// reports true, or until stop is closed, and reports false. It is called
+	// only while no Read is.
+	AwaitReset(stop <-chan struct{}) bool
 }
 
 // TCPInside is a client's SYN that has not been answered. Exactly one of
 // Accept and Reject is called, once.
 type TCPInside interface {
+	// Meta returns what the SYN's IP header says.
+	Meta() Meta
+
 	// Accept completes the client's handshake and blocks until it has.
 	Accept() (TCPConn, error)
 
 	// Reject answers the SYN the way the network would have.
-	Reject(Reason)
+	Reject(Refusal)
 }
 
-// UDPInside is the client's half of a UDP flow: Read returns one datagram the
-// client sent, which may be empty; Write sends one from AA. The datagram that
-// began the flow is there already, so the first Read does not block.
-type UDPInside interface {
-	io.ReadWriteCloser
+// Meta is what the IP header says of a datagram beside its addresses.
+type Meta struct {
+	Class uint8 // DSCP and ECN (RFC 2474, RFC 3168)
+	Hops  uint8 // hop limit or TTL; 0 stands for the host's default
+	Whole bool  // it must not be fragmented by us: its sender looks for the path MTU
+}
 
-	// Reject sends the client the ICMP error that stands for the reason,
-	// quoting datagram as the client sent it. The flow stays usable: an
+// Datagram is the payload of a datagram, which may be empty, and what its IP
+// header says.
+type Datagram struct {
+	Data []byte
+	Meta Meta
+	// Free, if not nil, gives the room of Data back. It is called once, and
+	// Data is not used afterwards.
+	Free func()
+}
+
+// free gives the room of the datagram back.
+func (d Datagram) free() {
+	if d.Free != nil {
+		d.Free()
+	}
+}
+
+// UDPConn is one half of a UDP flow. One goroutine receives and one sends;
+// Close may be called from any, and unblocks both with [net.ErrClosed].
+type UDPConn interface {
+	// Receive returns one datagram, which the caller frees. An [ICMPError]
+	// is about one that was sent, and the connection stays usable.
+	Receive() (Datagram, error)
+
+	// Send sends one datagram. An error that is a [DatagramError] with a
+	// datagram is about an earlier one, and this one has not been sent.
+	Send(data []byte, m Meta) error
+
+	Close() error
+}
+
+// DatagramError is an [ICMPError] that knows which datagram it is about.
+type DatagramError interface {
+	ICMPError
+	// Datagram returns the head of the datagram's payload, as much as the
+	// network quoted; nil if it is the one that was being sent.
+	Datagram() []byte
+}
+
+// UDPInside is the client's half of a UDP flow. The datagram that began the
+// flow is there already, so the first Receive does not block.
+type UDPInside interface {
+	UDPConn
+
+	// Reject sends the client the ICMP error that stands for the refusal,
+	// quoting a packet that carries datagram. The flow stays usable: an
 	// unconnected client socket may go on sending.
-	Reject(r Reason, datagram []byte)
+	Reject(r Refusal, datagram []byte)
 }
 
 // EchoInside is one echo request of a client.
@@ -50,20 +107,23 @@ type EchoInside interface {
 	// The caller must not keep it beyond the Serve call nor write to it.
 	Data() []byte
 
+	// Meta returns what the request's IP header says.
+	Meta() Meta
+
 	// Reply answers from AA with the client's own identifier and sequence
 	// number. It is called at most once.
 	Reply(data []byte) error
 
-	// Reject answers with the ICMP error that stands for the reason, quoting
+	// Reject answers with the ICMP error that stands for the refusal, quoting
 	// the request.
-	Reject(Reason)
+	Reject(Refusal)
 }
 
 // Resolver finds the member that stands behind an anycast address.
 type Resolver interface {
 	// Resolve returns the unicast address of the member to use for a new
 	// flow of client to aa. Its errors say what the client is to be told by
-	// wrapping a [syscall.Errno]; see [ReasonFor].
+	// wrapping a [syscall.Errno]; see [RefusalFor].
 	Resolve(ctx context.Context, client, aa netip.Addr) (netip.Addr, error)
 
 	// Suspect says that ua did not serve a flow to aa as a member would. A
@@ -71,12 +131,20 @@ type Resolver interface {
 	Suspect(aa, ua netip.Addr)
 }
 
-// DialFunc opens the outside half of a TCP or UDP flow; network is "tcp" or
-// "udp". The connection must bypass the TUN.
-type DialFunc func(ctx context.Context, network string, ua netip.AddrPort) (net.Conn, error)
+// Outside opens the outside halves of flows. They must bypass the TUN. The
+// errors are the kernel's, and where the network has spoken an [ICMPError].
+// [Kernel] is one.
+type Outside interface {
+	// DialTCP connects to a member. Of m the flow has the DSCP and the hop
+	// limit.
+	DialTCP(ctx context.Context, ua netip.AddrPort, m Meta) (TCPConn, error)
+	// DialUDP opens a socket that sends to a member and hears only it.
+	DialUDP(ctx context.Context, ua netip.AddrPort) (UDPConn, error)
+}
 
 // Pinger sends one ICMP echo request to a member and waits for its reply.
 type Pinger interface {
-	// Echo returns the data of the reply, which the caller owns.
-	Echo(ctx context.Context, ua netip.Addr, data []byte) ([]byte, error)
+	// Echo returns the data of the reply, which the caller owns. hops and
+	// whole are as in [Meta].
+	Echo(ctx context.Context, ua netip.Addr, hops uint8, whole bool, data []byte) ([]byte, error)
 }

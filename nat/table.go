@@ -3,65 +3,21 @@ package nat
 import (
 	"cmp"
 	"context"
-	"errors"
-	"fmt"
 	"net/netip"
 	"slices"
 	"sync"
 	"time"
 )
 
-// Limits bounds what clients can make the translator hold. Every field must
-// be positive; [DefaultLimits] says what is used when nothing else is asked
-// for. A flow over a limit is answered with [Busy] and counted; flows that are
-// already in the table are never touched.
-type Limits struct {
-	Flows             int // flows in the table, all clients together
-	FlowsPerClient    int // flows of one client address
-	Opening           int // flows whose client has not been answered yet
-	OpeningPerClient  int // the same, of one client address
-	OpeningPerAnycast int // the same, to one AA: a black-holed AA cannot use up Opening
-}
-
-// DefaultLimits are sized for one busy host: each TCP flow costs a file
-// descriptor and some tens of kilobytes.
-func DefaultLimits() Limits {
-	return Limits{
-		Flows:             65536,
-		FlowsPerClient:    32768,
-		Opening:           4096,
-		OpeningPerClient:  2048,
-		OpeningPerAnycast: 1024,
-	}
-}
-
-func (l Limits) validate() error {
-	for _, field := range []struct {
-		name  string
-		value int
-	}{
-		{"Flows", l.Flows}, {"FlowsPerClient", l.FlowsPerClient}, {"Opening", l.Opening},
-		{"OpeningPerClient", l.OpeningPerClient}, {"OpeningPerAnycast", l.OpeningPerAnycast},
-	} {
-		if field.value < 1 {
-			return fmt.Errorf("nat: limit %s is %d: it must be at least 1", field.name, field.value)
-		}
-	}
-	return nil
-}
-
-var (
-	errBusy     = errors.New("nat: a limit was reached")
-	errDraining = fmt.Errorf("%w: the translator is being stopped", errBusy)
-	errExists   = errors.New("nat: the tuple is in use by another flow")
-)
-
 // table is the one place that knows which flows exist.
 type table struct {
-	limits Limits
+	limits  Limits
+	echoes  bucket // requests
+	udpOpen bucket // new UDP flows
 
 	mu         sync.Mutex
 	flows      map[Tuple]*flow
+	count      int // of flows, those that are ending after another took their tuple too
 	lastID     uint64
 	perClient  map[netip.Addr]int
 	opening    int
@@ -74,6 +30,8 @@ type table struct {
 func newTable(l Limits) *table {
 	return &table{
 		limits:     l,
+		echoes:     newBucket(l.EchoesPerSecond),
+		udpOpen:    newBucket(l.UDPFlowsPerSecond),
 		flows:      make(map[Tuple]*flow),
 		perClient:  make(map[netip.Addr]int),
 		openClient: make(map[netip.Addr]int),
@@ -93,17 +51,28 @@ func (t *table) openLocked(tuple Tuple, cut context.CancelFunc) (*flow, error) {
 	client, aa := tuple.Client.Addr(), tuple.Anycast.Addr()
 	switch {
 	case t.draining:
-		return nil, errDraining
-	case t.flows[tuple] != nil:
-		return nil, errExists
-	case len(t.flows) >= t.limits.Flows,
-		t.perClient[client] >= t.limits.FlowsPerClient,
-		t.opening >= t.limits.Opening,
-		t.openClient[client] >= t.limits.OpeningPerClient,
-		t.openAA[aa] >= t.limits.OpeningPerAnycast:
-		return nil, errBusy
+		return nil, LimitDraining
+	case t.count >= t.limits.Flows:
+		return nil, LimitFlows
+	case t.perClient[client] >= t.limits.FlowsPerClient:
+		return nil, LimitFlowsPerClient
+	case t.opening >= t.limits.Opening:
+		return nil, LimitOpening
+	case t.openClient[client] >= t.limits.OpeningPerClient:
+		return nil, LimitOpeningPerClient
+	case t.openAA[aa] >= t.limits.OpeningPerAnycast:
+		return nil, LimitOpeningPerAnycast
+	case tuple.Proto == UDP && !t.udpOpen.take(time.Now()):
+		return nil, LimitUDPRate
+	}
+	if old := t.flows[tuple]; old != nil {
+		// The client has begun anew with its old port, and the room that reads
+		// packets knows the old flow no more: it is over, whether it has
+		// noticed or not.
+		old.cut()
 	}
 	t.lastID++
+	t.count++
 	f := &flow{tuple: tuple, id: t.lastID, started: time.Now(), cut: cut, opening: true}
 	f.setState(Resolving)
 	t.flows[tuple] = f
@@ -142,7 +111,13 @@ func (t *table) close(f *flow) {
 
 func (t *table) closeLocked(f *flow) {
 	t.answeredLocked(f)
-	delete(t.flows, f.tuple)
+	if f.life != nil {
+		f.cut() // frees the context
+	}
+	if t.flows[f.tuple] == f {
+		delete(t.flows, f.tuple)
+	}
+	t.count--
 	decrement(t.perClient, f.tuple.Client.Addr())
 	t.signalEmptyLocked()
 }
@@ -154,14 +129,20 @@ func (t *table) closeLocked(f *flow) {
 func (t *table) use(tuple Tuple) (*flow, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if !t.echoes.take(time.Now()) {
+		return nil, LimitEchoRate
+	}
 	f := t.flows[tuple]
 	if f == nil {
+		life, cut := context.WithCancel(context.Background())
 		var err error
-		if f, err = t.openLocked(tuple, func() {}); err != nil {
+		if f, err = t.openLocked(tuple, cut); err != nil {
+			cut()
 			return nil, err
 		}
+		f.life = life
 	} else if t.draining {
-		return nil, errDraining
+		return nil, LimitDraining
 	}
 	if f.idle != nil {
 		f.idle.Stop()
@@ -214,7 +195,7 @@ func (t *table) drain() <-chan struct{} {
 }
 
 func (t *table) signalEmptyLocked() {
-	if !t.draining || len(t.flows) > 0 {
+	if !t.draining || t.count > 0 {
 		return
 	}
 	select {
@@ -249,7 +230,7 @@ func (t *table) snapshot() []FlowInfo {
 func (t *table) size() (flows, opening int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return len(t.flows), t.opening
+	return t.count, t.opening
 }
 
 // decrement keeps the maps from growing with every address ever seen.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -22,7 +23,7 @@ func tupleOf(client string, aa string, port uint16) Tuple {
 }
 
 func TestLimits(t *testing.T) {
-	big := Limits{100, 100, 100, 100, 100}
+	big := Limits{100, 100, 100, 100, 100, 100, 100}
 	for _, tc := range []struct {
 		name   string
 		limit  func(*Limits)
@@ -52,8 +53,8 @@ func TestLimits(t *testing.T) {
 					t.Fatalf("flow %d: %v, want %d to fit", i, err, tc.fits)
 				}
 				if err != nil {
-					if ReasonFor(err) != Busy {
-						t.Errorf("told %v", ReasonFor(err))
+					if got := RefusalFor(err, testAA); got != (Refusal{Reason: Busy}) {
+						t.Errorf("told %v", got)
 					}
 					continue
 				}
@@ -79,25 +80,32 @@ func TestTableIsEmptyAfterItsFlows(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := table.open(testTuple(TCP, 1, 80), func() {}); !errors.Is(err, errExists) {
-		t.Errorf("a tuple was entered twice: %v", err)
+	isCut := false
+	f.cut = func() { isCut = true }
+	again, err := table.open(testTuple(TCP, 1, 80), func() {})
+	if err != nil {
+		t.Fatalf("a client that began anew with its port: %v", err)
 	}
 	table.close(f)
-	if n := len(table.flows) + len(table.perClient) + len(table.openClient) + len(table.openAA) + table.opening; n != 0 {
+	if flows := table.snapshot(); !isCut || len(flows) != 1 || flows[0].ID != again.id {
+		t.Errorf("flows %+v", flows)
+	}
+	table.close(again)
+	if n := len(table.flows) + len(table.perClient) + len(table.openClient) + len(table.openAA) + table.opening + table.count; n != 0 {
 		t.Errorf("%d entries left: %+v", n, table)
 	}
 }
 
 func TestNewNamesWhatIsWrong(t *testing.T) {
 	ok := Config{
-		Resolver: &fakeResolver{}, Dial: (&fakeNet{}).dial,
+		Resolver: &fakeResolver{}, Outside: &fakeNet{},
 		Pinger: fakePinger(func(context.Context, netip.Addr, []byte) ([]byte, error) { return nil, nil }),
 	}
 	limits, timeouts := DefaultLimits(), DefaultTimeouts()
 	limits.Opening = 0
 	timeouts.UDPIdle = -time.Second
 	for want, change := range map[string]func(*Config){
-		"nat: Resolver, Dial and Pinger are required":      func(c *Config) { c.Pinger = nil },
+		"nat: Resolver, Outside and Pinger are required":   func(c *Config) { c.Pinger = nil },
 		"nat: limit Opening is 0: it must be at least 1":   func(c *Config) { c.Limits = limits },
 		"nat: timeout UDPIdle is -1s: it must be positive": func(c *Config) { c.Timeouts = timeouts },
 		"": func(*Config) {},
@@ -111,29 +119,76 @@ func TestNewNamesWhatIsWrong(t *testing.T) {
 	}
 }
 
-func TestReasonFor(t *testing.T) {
+func TestRefusalFor(t *testing.T) {
+	relayed := func(kind, code uint8, info uint32) (*networkError, Refusal) {
+		icmp := ICMP{testU1, kind, code, info}
+		return &networkError{errno: syscall.EHOSTUNREACH, icmp: icmp}, Refusal{Relayed, icmp}
+	}
+	policy, policyTold := relayed(1, 5, 0)
+	tooBig, tooBigTold := relayed(2, 0, 1300)
+	query, _ := relayed(128, 0, 0)
+	plain := func(r Reason) Refusal { return Refusal{Reason: r} }
 	for _, tc := range []struct {
 		err  error
-		want Reason
+		want Refusal
 	}{
-		{&net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}, Refused},
-		{fmt.Errorf("x: %w", syscall.ENETUNREACH), NetUnreachable},
-		{syscall.EHOSTUNREACH, Unreachable},
-		{syscall.EACCES, Prohibited},
-		{syscall.EPERM, Prohibited},
-		{syscall.ETIMEDOUT, Timeout},
-		{os.ErrDeadlineExceeded, Timeout},
-		{context.DeadlineExceeded, Timeout},
-		{context.Canceled, Timeout},
-		{errDraining, Busy},
-		{errBusy, Busy},
-		{syscall.EMFILE, Busy},
-		{errors.New("something new"), Unreachable},
+		{&net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}, plain(Refused)},
+		{fmt.Errorf("x: %w", syscall.ENETUNREACH), plain(NetUnreachable)},
+		{syscall.EHOSTUNREACH, plain(Unreachable)},
+		{syscall.EACCES, plain(Prohibited)},
+		{syscall.EPERM, plain(Prohibited)},
+		{syscall.ETIMEDOUT, plain(Timeout)},
+		{os.ErrDeadlineExceeded, plain(Timeout)},
+		{context.DeadlineExceeded, plain(Timeout)},
+		{context.Canceled, plain(Timeout)},
+		{LimitDraining, plain(Busy)},
+		{fmt.Errorf("x: %w", LimitUDPRate), plain(Busy)},
+		{syscall.EMFILE, plain(Busy)},
+		{syscall.EADDRNOTAVAIL, plain(Busy)},
+		{errors.New("something new"), plain(Unreachable)},
+		{fmt.Errorf("x: %w", policy), policyTold},
+		{fmt.Errorf("x: %w", tooBig), tooBigTold},
+		{query, plain(Unreachable)}, // no error about a packet: only its errno counts
 	} {
-		if got := ReasonFor(tc.err); got != tc.want {
-			t.Errorf("ReasonFor(%v) = %v, want %v", tc.err, got, tc.want)
+		if got := RefusalFor(tc.err, testAA); got != tc.want {
+			t.Errorf("RefusalFor(%v) = %v, want %v", tc.err, got, tc.want)
 		}
 	}
+}
+
+func TestRates(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := DefaultLimits()
+		l.UDPFlowsPerSecond, l.EchoesPerSecond = 2, 3
+		table := newTable(l)
+		open := func(p Proto, port int) error {
+			tuple := testTuple(p, uint16(port), 80)
+			if p == Echo {
+				_, err := table.use(tuple)
+				return err
+			}
+			_, err := table.open(tuple, func() {})
+			return err
+		}
+		for port := range 5 {
+			if err := open(UDP, port); (err == nil) != (port < 2) || err != nil && !errors.Is(err, LimitUDPRate) {
+				t.Errorf("UDP flow %d: %v", port, err)
+			}
+			if err := open(Echo, port); (err == nil) != (port < 3) || err != nil && !errors.Is(err, LimitEchoRate) {
+				t.Errorf("echo %d: %v", port, err)
+			}
+			if err := open(TCP, port); err != nil {
+				t.Errorf("TCP flow %d: %v", port, err) // has no rate
+			}
+		}
+		time.Sleep(500 * time.Millisecond)
+		if err := open(UDP, 100); err != nil {
+			t.Errorf("after half a second there is no room for one of two a second: %v", err)
+		}
+		if err := open(UDP, 101); !errors.Is(err, LimitUDPRate) {
+			t.Errorf("a second one: %v", err)
+		}
+	})
 }
 
 func TestFlowInfoJSON(t *testing.T) {

@@ -3,7 +3,6 @@ package nat
 import (
 	"context"
 	"errors"
-	"net"
 	"net/netip"
 	"time"
 )
@@ -23,11 +22,11 @@ func (t *Translator) ServeTCP(ctx context.Context, tuple Tuple, in TCPInside) {
 	}
 	defer t.table.close(f)
 
-	outside, err := t.dialMember(ctx, f)
+	outside, err := t.dialMember(ctx, f, in.Meta())
 	if err != nil {
 		if ctx.Err() != nil {
 			t.stats.gaveUp.Add(1)
-			in.Reject(Timeout)
+			in.Reject(Refusal{Reason: Timeout})
 			return
 		}
 		in.Reject(t.refuse(tuple, f.memberOrZero(), err))
@@ -44,28 +43,42 @@ func (t *Translator) ServeTCP(ctx context.Context, tuple Tuple, in TCPInside) {
 	t.stats.tcpOpened.Add(1)
 	t.table.answered(f)
 	t.log.Debug("flow established", "flow", tuple, "member", f.memberOrZero(), "id", f.id)
-	clean := t.splice(ctx, f, inside, outside)
-	if !clean {
+	err = t.splice(ctx, f, inside, outside)
+	if err != nil {
 		t.stats.reset.Add(1)
+		t.suspectAfter(f, err)
 	}
 	t.log.Debug("flow ended", "flow", tuple, "member", f.memberOrZero(), "id", f.id,
-		"bytes_out", f.sent.Load(), "bytes_in", f.got.Load(), "reset", !clean)
+		"bytes_out", f.sent.Load(), "bytes_in", f.got.Load(), "err", err)
+}
+
+// suspectAfter gives up the pin of a member that died under a flow, so that new
+// flows look for another at once.
+func (t *Translator) suspectAfter(f *flow, err error) {
+	var o *outsideError
+	if !errors.As(err, &o) {
+		return
+	}
+	switch reasonFor(o.err) {
+	case Timeout, Unreachable, NetUnreachable:
+		t.resolver.Suspect(f.tuple.Anycast.Addr(), f.memberOrZero())
+	}
 }
 
 // dialMember connects the flow to a member, trying once more on a freshly
 // resolved one before it gives up. No byte has gone to any member yet and the
 // client has not been answered, so it cannot tell.
-func (t *Translator) dialMember(ctx context.Context, f *flow) (TCPConn, error) {
+func (t *Translator) dialMember(ctx context.Context, f *flow, m Meta) (TCPConn, error) {
 	ctx, cancel := context.WithTimeout(ctx, t.timeouts.Dial)
 	defer cancel()
-	conn, ua, err := t.dialOnce(ctx, f, t.timeouts.FirstDial)
-	if err == nil || ctx.Err() != nil || !ua.IsValid() || ReasonFor(err) == Busy {
+	conn, ua, err := t.dialOnce(ctx, f, m, t.timeouts.FirstDial)
+	if err == nil || ctx.Err() != nil || !ua.IsValid() || reasonFor(err) == Busy {
 		return conn, err
 	}
 	t.resolver.Suspect(f.tuple.Anycast.Addr(), ua)
 	t.stats.retried.Add(1)
 	t.log.Debug("member did not take the flow, trying once more", "flow", f.tuple, "member", ua, "err", err)
-	conn, second, again := t.dialOnce(ctx, f, t.timeouts.Dial)
+	conn, second, again := t.dialOnce(ctx, f, m, t.timeouts.Dial)
 	if again == nil {
 		return conn, nil
 	}
@@ -81,7 +94,7 @@ func (t *Translator) dialMember(ctx context.Context, f *flow) (TCPConn, error) {
 
 // dialOnce resolves, and dials for at most limit. The address it returns is
 // the member it dialled, or the zero Addr if none was found.
-func (t *Translator) dialOnce(ctx context.Context, f *flow, limit time.Duration) (TCPConn, netip.Addr, error) {
+func (t *Translator) dialOnce(ctx context.Context, f *flow, m Meta, limit time.Duration) (TCPConn, netip.Addr, error) {
 	f.setState(Resolving)
 	ua, err := t.resolver.Resolve(ctx, f.tuple.Client.Addr(), f.tuple.Anycast.Addr())
 	if err != nil {
@@ -91,24 +104,6 @@ func (t *Translator) dialOnce(ctx context.Context, f *flow, limit time.Duration)
 	f.setState(Dialling)
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	conn, err := t.dial(ctx, "tcp", netip.AddrPortFrom(ua, f.tuple.Anycast.Port()))
-	if err != nil {
-		return nil, ua, err
-	}
-	switch conn := conn.(type) {
-	case TCPConn:
-		return conn, ua, nil
-	case *net.TCPConn:
-		return kernelTCP{conn}, ua, nil
-	}
-	return nil, ua, errors.Join(errors.New("nat: the dialled connection is not TCP"), conn.Close())
-}
-
-// kernelTCP is a kernel socket as a leg of a flow.
-type kernelTCP struct{ *net.TCPConn }
-
-// Reset implements [TCPConn]: closing with a linger time of zero makes the
-// kernel send RST (tcp(7), socket(7) SO_LINGER).
-func (c kernelTCP) Reset() error {
-	return errors.Join(c.SetLinger(0), c.Close())
+	conn, err := t.outside.DialTCP(ctx, netip.AddrPortFrom(ua, f.tuple.Anycast.Port()), m)
+	return conn, ua, err
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -17,15 +16,13 @@ import (
 	"time"
 )
 
-type serveFunc = func(context.Context, string) (net.Conn, error)
-
 func TestTCPDialsBeforeTheClientIsAnswered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		members := make(chan leg, 1)
 		release := make(chan struct{})
-		n := &fakeNet{serve: map[netip.Addr]serveFunc{testU1: func(ctx context.Context, network string) (net.Conn, error) {
+		n := &fakeNet{serve: map[netip.Addr]serveFunc{testU1: func(ctx context.Context) (TCPConn, error) {
 			<-release
-			return accept(members)(ctx, network)
+			return accept(members)(ctx)
 		}}}
 		tr := newTestTranslator(t, &fakeResolver{members: []netip.Addr{testU1}}, n, nil, Limits{})
 		syn := newFakeTCP()
@@ -72,8 +69,8 @@ func TestTCPRejections(t *testing.T) {
 		{name: "silent", u1: silent, members: []netip.Addr{testU1}, want: Timeout, after: 127 * time.Second, suspects: []netip.Addr{testU1}},
 		{name: "nobody answers", resolve: errNoAnswer, want: Unreachable},
 		{name: "both refuse", u1: refuse, u2: refuse, members: []netip.Addr{testU1, testU2}, want: Refused, suspects: []netip.Addr{testU1, testU2}},
-		{name: "silent, then refused", u1: silent, u2: refuse, members: []netip.Addr{testU1, testU2}, want: Refused, after: 5 * time.Second, suspects: []netip.Addr{testU1, testU2}},
-		{name: "out of descriptors", u1: func(context.Context, string) (net.Conn, error) { return nil, syscall.EMFILE },
+		{name: "silent, then refused", u1: silent, u2: refuse, members: []netip.Addr{testU1, testU2}, want: Refused, after: 2 * time.Second, suspects: []netip.Addr{testU1, testU2}},
+		{name: "out of descriptors", u1: func(context.Context) (TCPConn, error) { return nil, syscall.EMFILE },
 			members: []netip.Addr{testU1}, want: Busy},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -84,7 +81,7 @@ func TestTCPRejections(t *testing.T) {
 				syn := newFakeTCP()
 				start := time.Now()
 				tr.ServeTCP(t.Context(), testTuple(TCP, 4000, 80), syn)
-				if got := <-syn.told; got != tc.want {
+				if got := <-syn.told; got.Reason != tc.want {
 					t.Errorf("the client was told %v, want %v", got, tc.want)
 				}
 				if took := time.Since(start); took != tc.after {
@@ -136,7 +133,7 @@ func TestTCPClientGivesUpDuringTheDial(t *testing.T) {
 		if took := time.Since(start); took != 2*time.Second {
 			t.Errorf("the dial went on for %v", took)
 		}
-		if got := <-syn.told; got != Timeout {
+		if got := <-syn.told; got.Reason != Timeout {
 			t.Errorf("told %v, want silence", got)
 		}
 		if s := tr.Stats(); s.GaveUp != 1 || s.Rejected != 0 {
@@ -319,7 +316,7 @@ func TestDrainWaitsThenCuts(t *testing.T) {
 
 		late := newFakeTCP()
 		tr.ServeTCP(t.Context(), testTuple(TCP, 3, 80), late)
-		if got := <-late.told; got != Busy {
+		if got := <-late.told; got.Reason != Busy {
 			t.Errorf("a new flow while draining was told %v", got)
 		}
 		go wantReset(c2)
@@ -332,4 +329,43 @@ func TestDrainWaitsThenCuts(t *testing.T) {
 			t.Errorf("Drain of nothing returned %v", err)
 		}
 	})
+}
+
+// TestTCPResetReachesAStalledReceiver: the sender's RST must end the other leg
+// also while that one takes nothing, when nobody reads from the sender.
+func TestTCPResetReachesAStalledReceiver(t *testing.T) {
+	for _, who := range []string{"client", "member"} {
+		synctest.Test(t, func(t *testing.T) {
+			members := make(chan leg, 1)
+			n := &fakeNet{serve: map[netip.Addr]serveFunc{testU1: accept(members)}}
+			tr := newTestTranslator(t, &fakeResolver{members: []netip.Addr{testU1}}, n, nil, Limits{})
+			syn := newFakeTCP()
+			var wg sync.WaitGroup
+			wg.Go(func() { tr.ServeTCP(t.Context(), testTuple(TCP, 4000, 80), syn) })
+			<-syn.accepted
+			sender, receiver := syn.client, <-members
+			if who == "member" {
+				sender, receiver = receiver, sender
+			}
+			if _, err := sender.Write([]byte("more than is ever read")); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Hour) // a stall is no reason to end a flow
+			if n := len(tr.Flows()); n != 1 {
+				t.Fatalf("%d flows after an hour of stall", n)
+			}
+			start := time.Now()
+			_ = sender.Reset()
+			wg.Wait()
+			if took := time.Since(start); took > stallAfter {
+				t.Errorf("the flow lived on for %v", took)
+			}
+			if _, err := receiver.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("the receiver read %v", err)
+			}
+			if n.class != 0xb8 {
+				t.Errorf("the member was dialled with class %#x", n.class)
+			}
+		})
+	}
 }

@@ -32,7 +32,7 @@ type Timeouts struct {
 // There is none for established TCP: a flow ends when its ends say so.
 func DefaultTimeouts() Timeouts {
 	return Timeouts{
-		FirstDial: 5 * time.Second,   // SYN and two retransmissions (RFC 6298 section 2)
+		FirstDial: 2 * time.Second,   // SYN and a retransmission or two (RFC 6298 section 2)
 		Dial:      127 * time.Second, // Linux: tcp_syn_retries = 6
 		UDPIdle:   300 * time.Second, // RFC 4787 section 4.3: recommended 5 minutes, never under 2
 		DNSIdle:   30 * time.Second,  // one question, one answer
@@ -56,12 +56,12 @@ func (t Timeouts) validate() error {
 	return nil
 }
 
-// Config is what a Translator is made of. Resolver, Dial and Pinger are
+// Config is what a Translator is made of. Resolver, Outside and Pinger are
 // required; zero Limits and Timeouts stand for the defaults; a nil Log
 // discards.
 type Config struct {
 	Resolver Resolver
-	Dial     DialFunc
+	Outside  Outside
 	Pinger   Pinger
 	Limits   Limits
 	Timeouts Timeouts
@@ -72,7 +72,7 @@ type Config struct {
 // may be called at once from many goroutines.
 type Translator struct {
 	resolver Resolver
-	dial     DialFunc
+	outside  Outside
 	pinger   Pinger
 	timeouts Timeouts
 	log      *slog.Logger
@@ -83,8 +83,8 @@ type Translator struct {
 // New returns a Translator, or an error that names the missing or wrong field
 // of the configuration.
 func New(c Config) (*Translator, error) {
-	if c.Resolver == nil || c.Dial == nil || c.Pinger == nil {
-		return nil, errors.New("nat: Resolver, Dial and Pinger are required")
+	if c.Resolver == nil || c.Outside == nil || c.Pinger == nil {
+		return nil, errors.New("nat: Resolver, Outside and Pinger are required")
 	}
 	if c.Limits == (Limits{}) {
 		c.Limits = DefaultLimits()
@@ -99,7 +99,7 @@ func New(c Config) (*Translator, error) {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Translator{
-		resolver: c.Resolver, dial: c.Dial, pinger: c.Pinger,
+		resolver: c.Resolver, outside: c.Outside, pinger: c.Pinger,
 		timeouts: c.Timeouts, log: c.Log, table: newTable(c.Limits),
 	}, nil
 }
@@ -135,19 +135,19 @@ type Stats struct {
 	BytesOut   uint64 `json:"bytes_out"`   // payload, client to member
 	BytesIn    uint64 `json:"bytes_in"`    // payload, member to client
 
-	Retried    uint64 `json:"retried"`     // second dials on a freshly resolved member
-	Limited    uint64 `json:"limited"`     // refused at a limit, or while draining
-	Rejected   uint64 `json:"rejected"`    // flows the client was told it cannot have, for any reason
-	Reset      uint64 `json:"reset"`       // TCP flows that ended with RST
-	GaveUp     uint64 `json:"gave_up"`     // clients that went away before they were answered
-	EchoLost   uint64 `json:"echo_lost"`   // echo requests without a reply
-	UDPDropped uint64 `json:"udp_dropped"` // datagrams the outside socket or the client's side did not take
+	Retried    uint64            `json:"retried"`     // second dials on a freshly resolved member
+	Limited    map[string]uint64 `json:"limited"`     // refused at a limit, by its name
+	Rejected   uint64            `json:"rejected"`    // flows the client was told it cannot have, for any reason
+	Reset      uint64            `json:"reset"`       // TCP flows that ended with RST
+	GaveUp     uint64            `json:"gave_up"`     // clients that went away before they were answered
+	EchoLost   uint64            `json:"echo_lost"`   // echo requests without a reply
+	UDPDropped uint64            `json:"udp_dropped"` // datagrams the outside socket or the client's side did not take
 }
 
 type counters struct {
-	tcpOpened, udpOpened, echoServed, bytesOut, bytesIn atomic.Uint64
-	retried, limited, rejected, reset, gaveUp, echoLost atomic.Uint64
-	udpDropped                                          atomic.Uint64
+	tcpOpened, udpOpened, echoServed, bytesOut, bytesIn    atomic.Uint64
+	retried, rejected, reset, gaveUp, echoLost, udpDropped atomic.Uint64
+	limited                                                limitCounters
 }
 
 // Stats returns the counters as they stand now.
@@ -158,21 +158,22 @@ func (t *Translator) Stats() Stats {
 		Flows: flows, Opening: opening,
 		TCPOpened: c.tcpOpened.Load(), UDPOpened: c.udpOpened.Load(), EchoServed: c.echoServed.Load(),
 		BytesOut: c.bytesOut.Load(), BytesIn: c.bytesIn.Load(),
-		Retried: c.retried.Load(), Limited: c.limited.Load(), Rejected: c.rejected.Load(), Reset: c.reset.Load(),
+		Retried: c.retried.Load(), Limited: c.limited.byName(), Rejected: c.rejected.Load(), Reset: c.reset.Load(),
 		GaveUp: c.gaveUp.Load(), EchoLost: c.echoLost.Load(), UDPDropped: c.udpDropped.Load(),
 	}
 }
 
 // refuse counts and logs a flow that is not to be, and returns what to tell
 // the client.
-func (t *Translator) refuse(tuple Tuple, ua netip.Addr, err error) Reason {
-	reason := ReasonFor(err)
-	if errors.Is(err, errBusy) {
-		t.stats.limited.Add(1)
+func (t *Translator) refuse(tuple Tuple, ua netip.Addr, err error) Refusal {
+	refusal := RefusalFor(err, tuple.Anycast.Addr())
+	var limit Limit
+	if errors.As(err, &limit) {
+		t.stats.limited[limit].Add(1)
 	}
 	t.stats.rejected.Add(1)
-	t.log.Debug("flow refused", "flow", tuple, "member", ua, "told", reason, "err", err)
-	return reason
+	t.log.Debug("flow refused", "flow", tuple, "member", ua, "told", refusal, "err", err)
+	return refusal
 }
 
 // count adds the bytes that moved to the flow and to the whole.

@@ -12,18 +12,16 @@ import (
 )
 
 const (
-	// maxDatagram is the largest UDP payload there is: 65,535 bytes less the
-	// 8 of the UDP header (RFC 768; IPv4 allows 20 fewer).
-	maxDatagram = 65527
-
 	// maxQuote is how much of a client's datagram is kept for an ICMP error
 	// about it: the error must fit into 1,280 bytes (RFC 4443 section 2.4 c).
 	maxQuote = 1280 - 40 - 8 - 40 - 8
 
+	// maxSendTries bounds how many errors about earlier datagrams one datagram
+	// waits for.
+	maxSendTries = 16
+
 	portDNS = 53
 )
-
-var datagramPool = sync.Pool{New: func() any { return new([maxDatagram]byte) }}
 
 // ServeUDP carries one UDP flow and returns when it has been idle for the
 // flow's time-out, when ctx ends, or when it could not be had. The datagrams
@@ -53,15 +51,15 @@ func (t *Translator) ServeUDP(ctx context.Context, tuple Tuple, in UDPInside) {
 		"bytes_out", f.sent.Load(), "bytes_in", f.got.Load())
 }
 
-func (t *Translator) dialUDP(ctx context.Context, f *flow) (net.Conn, error) {
+func (t *Translator) dialUDP(ctx context.Context, f *flow) (UDPConn, error) {
 	ua, err := t.resolver.Resolve(ctx, f.tuple.Client.Addr(), f.tuple.Anycast.Addr())
 	if err != nil {
 		return nil, err
 	}
 	f.bind(ua)
 	f.setState(Dialling)
-	out, err := t.dial(ctx, "udp", netip.AddrPortFrom(ua, f.tuple.Anycast.Port()))
-	if err != nil && ReasonFor(err) != Busy {
+	out, err := t.outside.DialUDP(ctx, netip.AddrPortFrom(ua, f.tuple.Anycast.Port()))
+	if err != nil && reasonFor(err) != Busy {
 		t.resolver.Suspect(f.tuple.Anycast.Addr(), ua)
 	}
 	return out, err
@@ -69,17 +67,16 @@ func (t *Translator) dialUDP(ctx context.Context, f *flow) (net.Conn, error) {
 
 // rejectUDP tells the client about the datagram that began the flow, which is
 // in the connection already.
-func (t *Translator) rejectUDP(in UDPInside, reason Reason) {
-	if reason == Timeout {
+func (t *Translator) rejectUDP(in UDPInside, refusal Refusal) {
+	if refusal.Reason == Timeout {
 		return
 	}
-	buf := datagramPool.Get().(*[maxDatagram]byte)
-	defer datagramPool.Put(buf)
-	n, err := in.Read(buf[:])
+	d, err := in.Receive()
 	if err != nil {
 		return // the connection is closed: there is nobody to tell
 	}
-	in.Reject(reason, buf[:n])
+	in.Reject(refusal, d.Data[:min(len(d.Data), maxQuote)])
+	d.free()
 }
 
 // udpFlow is an established UDP flow.
@@ -87,11 +84,7 @@ type udpFlow struct {
 	t   *Translator
 	f   *flow
 	in  UDPInside
-	out net.Conn // connected to UA, so that strangers' datagrams are dropped
-
-	mu    sync.Mutex
-	last  [maxQuote]byte // head of the datagram last sent, for an error about it
-	lastN int
+	out UDPConn
 }
 
 // serve returns when both directions have ended. Each ends when its connection
@@ -146,84 +139,94 @@ func (u *udpFlow) cutWhenIdle(cut context.CancelFunc) (stop func()) {
 
 // outwards carries the client's datagrams to the member, empty ones included.
 func (u *udpFlow) outwards() {
-	buf := datagramPool.Get().(*[maxDatagram]byte)
-	defer datagramPool.Put(buf)
 	for {
-		n, err := u.in.Read(buf[:])
+		d, err := u.in.Receive()
 		if err != nil {
 			return
 		}
-		_, err = u.out.Write(buf[:n])
-		if transient(err) {
-			// What the kernel reports is about an earlier datagram, and it
-			// has not sent this one (udp(7)): tell the client, then send it.
-			u.reject(err)
-			_, err = u.out.Write(buf[:n])
-		}
-		u.remember(buf[:n])
+		err = u.send(d.Data, d.Meta)
 		switch {
 		case err == nil:
-			u.t.countOut(u.f, n)
-		case errors.Is(err, net.ErrClosed):
-			return
-		default:
+			u.t.countOut(u.f, len(d.Data))
+		case !errors.Is(err, net.ErrClosed):
 			u.t.stats.udpDropped.Add(1)
-			u.reject(err)
+			u.reject(err, d.Data)
+		}
+		d.free()
+		if errors.Is(err, net.ErrClosed) {
+			return
 		}
 	}
+}
+
+// send sends one datagram. What the kernel reports meanwhile about an earlier
+// one is told to the client first, and then this one is sent after all.
+func (u *udpFlow) send(datagram []byte, m Meta) error {
+	var err error
+	for range maxSendTries {
+		if err = u.out.Send(datagram, m); err == nil {
+			return nil
+		}
+		var said DatagramError
+		switch {
+		case !errors.As(err, &said):
+			if !transient(err) {
+				return err
+			}
+			// An errno about an earlier datagram, and nothing to say of it.
+		case said.Datagram() == nil:
+			return err // about this one
+		default:
+			u.reject(err, said.Datagram())
+		}
+	}
+	return err
 }
 
 // inwards carries the member's datagrams to the client.
 func (u *udpFlow) inwards() {
-	buf := datagramPool.Get().(*[maxDatagram]byte)
-	defer datagramPool.Put(buf)
 	for {
-		n, err := u.out.Read(buf[:])
-		if transient(err) {
-			u.reject(err)
+		d, err := u.out.Receive()
+		var said DatagramError
+		if errors.As(err, &said) {
+			u.reject(err, said.Datagram())
 			continue
+		}
+		if transient(err) {
+			continue // its details were taken by the sender
 		}
 		if err != nil {
 			return
 		}
-		switch _, err := u.in.Write(buf[:n]); {
+		err = u.in.Send(d.Data, d.Meta)
+		d.free()
+		switch {
 		case err == nil:
-		case errors.Is(err, net.ErrClosed), transient(err):
-			return // the client has closed its port: the flow has ended
+			u.t.countIn(u.f, len(d.Data))
+		case errors.Is(err, net.ErrClosed):
+			return
 		default:
 			u.t.stats.udpDropped.Add(1)
-			continue
 		}
-		u.t.countIn(u.f, n)
 	}
 }
 
-// remember keeps the head of a datagram that is on its way.
-func (u *udpFlow) remember(datagram []byte) {
-	u.mu.Lock()
-	u.lastN = copy(u.last[:], datagram)
-	u.mu.Unlock()
-}
-
-// reject tells the client what became of the datagram last sent. The flow goes
-// on: a client that does not connect its socket never hears of it.
-func (u *udpFlow) reject(err error) {
-	reason := ReasonFor(err)
-	if reason == Timeout || reason == Busy {
+// reject tells the client what became of a datagram. The flow goes on: a client
+// that does not connect its socket never hears of it.
+func (u *udpFlow) reject(err error, datagram []byte) {
+	refusal := RefusalFor(err, u.f.tuple.Anycast.Addr())
+	if refusal.Reason == Timeout || refusal.Reason == Busy {
 		return // silence is what a lost datagram looks like
 	}
-	u.mu.Lock()
-	datagram := append([]byte(nil), u.last[:u.lastN]...)
-	u.mu.Unlock()
-	u.in.Reject(reason, datagram)
+	u.in.Reject(refusal, datagram[:min(len(datagram), maxQuote)])
 }
 
-// transient reports whether err is an ICMP error that the kernel delivered on a
-// connected UDP socket; the socket works on.
+// transient reports whether err is one that the kernel delivers on a connected
+// UDP socket which works on: an ICMP error about an earlier datagram.
 func transient(err error) bool {
 	for _, errno := range []syscall.Errno{
 		syscall.ECONNREFUSED, syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.EACCES,
-		syscall.EPROTO, syscall.ENOPROTOOPT, syscall.EHOSTDOWN,
+		syscall.EPROTO, syscall.ENOPROTOOPT, syscall.EHOSTDOWN, syscall.EMSGSIZE,
 	} {
 		if errors.Is(err, errno) {
 			return true

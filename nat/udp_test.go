@@ -14,49 +14,52 @@ import (
 
 // packets is one end of an in-memory datagram connection.
 type packets struct {
-	net.Conn // nil: addresses are not used
-	in, out  chan []byte
-	errs     chan error // what the kernel reports on the next read
-	closed   chan struct{}
-	once     *sync.Once
+	in, out chan Datagram
+	errs    chan error // what is reported on the next receive
+	late    chan error // what is reported on the next send
+	closed  chan struct{}
+	once    *sync.Once
 
 	rejects chan rejected
 }
 
 type rejected struct {
-	reason   Reason
+	refusal  Refusal
 	datagram string
 }
 
 func newPackets() (a, b *packets) {
-	x, y := make(chan []byte, 16), make(chan []byte, 16)
-	end := func(in, out chan []byte) *packets {
-		return &packets{in: in, out: out, errs: make(chan error, 1), closed: make(chan struct{}), once: new(sync.Once), rejects: make(chan rejected, 4)}
+	x, y := make(chan Datagram, 16), make(chan Datagram, 16)
+	end := func(in, out chan Datagram) *packets {
+		return &packets{
+			in: in, out: out, errs: make(chan error, 1), late: make(chan error, 1),
+			closed: make(chan struct{}), once: new(sync.Once), rejects: make(chan rejected, 4),
+		}
 	}
 	return end(x, y), end(y, x)
 }
 
-func (p *packets) Read(b []byte) (int, error) {
+func (p *packets) Receive() (Datagram, error) {
 	select {
 	case d := <-p.in:
-		return copy(b, d), nil
+		return d, nil
 	case err := <-p.errs:
-		return 0, &net.OpError{Op: "read", Err: err}
+		return Datagram{}, err
 	case <-p.closed:
-		return 0, net.ErrClosed
+		return Datagram{}, net.ErrClosed
 	}
 }
 
-func (p *packets) Write(b []byte) (int, error) {
+func (p *packets) Send(b []byte, m Meta) error {
 	select {
 	case <-p.closed:
-		return 0, net.ErrClosed
-	case err := <-p.errs:
-		return 0, &net.OpError{Op: "write", Err: err}
+		return net.ErrClosed
+	case err := <-p.late:
+		return err
 	default:
 	}
-	p.out <- bytes.Clone(b)
-	return len(b), nil
+	p.out <- Datagram{Data: bytes.Clone(b), Meta: m}
+	return nil
 }
 
 func (p *packets) Close() error {
@@ -64,7 +67,7 @@ func (p *packets) Close() error {
 	return nil
 }
 
-func (p *packets) Reject(r Reason, datagram []byte) { p.rejects <- rejected{r, string(datagram)} }
+func (p *packets) Reject(r Refusal, datagram []byte) { p.rejects <- rejected{r, string(datagram)} }
 
 // udpFixture is a flow with its client's and its member's ends.
 type udpFixture struct {
@@ -81,10 +84,10 @@ func newUDP(t *testing.T, r *fakeResolver, port uint16, first ...string) *udpFix
 	u := &udpFixture{}
 	u.client, u.inside = newPackets()
 	u.outside, u.member = newPackets()
-	n := &fakeNet{serve: map[netip.Addr]serveFunc{testU1: func(context.Context, string) (net.Conn, error) { return u.outside, nil }}}
+	n := &fakeNet{udp: u.outside}
 	u.tr = newTestTranslator(t, r, n, nil, Limits{})
 	for _, d := range first {
-		_, _ = u.client.Write([]byte(d)) // an open in-memory end takes it
+		_ = u.client.Send([]byte(d), Meta{}) // an open in-memory end takes it
 	}
 	u.wg.Go(func() { u.tr.ServeUDP(t.Context(), testTuple(UDP, 5000, port), u.inside) })
 	return u
@@ -93,8 +96,8 @@ func newUDP(t *testing.T, r *fakeResolver, port uint16, first ...string) *udpFix
 func (u *udpFixture) wantAt(t *testing.T, end *packets, want ...string) {
 	t.Helper()
 	for _, w := range want {
-		if got := <-end.in; string(got) != w {
-			t.Errorf("got %q, want %q", got, w)
+		if got := <-end.in; string(got.Data) != w {
+			t.Errorf("got %q, want %q", got.Data, w)
 		}
 	}
 }
@@ -103,8 +106,8 @@ func TestUDPKeepsWhatArrivedWhileResolving(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := newUDP(t, &fakeResolver{members: []netip.Addr{testU1}, delay: time.Second}, 7, "one", "", "three")
 		u.wantAt(t, u.member, "one", "", "three")
-		_, _ = u.member.Write(nil)
-		_, _ = u.member.Write([]byte("back"))
+		_ = u.member.Send(nil, Meta{})
+		_ = u.member.Send([]byte("back"), Meta{})
 		u.wantAt(t, u.client, "", "back")
 		u.wg.Wait() // by idleness
 		s := u.tr.Stats()
@@ -124,7 +127,7 @@ func TestUDPIdle(t *testing.T) {
 			u := newUDP(t, &fakeResolver{members: []netip.Addr{testU1}}, tc.port, "q")
 			u.wantAt(t, u.member, "q")
 			time.Sleep(20 * time.Second)
-			_, _ = u.member.Write([]byte("a")) // an answer keeps the flow, too
+			_ = u.member.Send([]byte("a"), Meta{}) // an answer keeps the flow, too
 			u.wantAt(t, u.client, "a")
 			u.wg.Wait()
 			if took := time.Since(start); took != tc.want+20*time.Second {
@@ -134,17 +137,41 @@ func TestUDPIdle(t *testing.T) {
 	}
 }
 
+var portUnreachable = ICMP{From: testU1, Type: icmp6Unreachable, Code: 4}
+
 func TestUDPErrorsReachTheClient(t *testing.T) {
+	refused := &networkError{syscall.ECONNREFUSED, portUnreachable, []byte("first")}
+	tooBig := &networkError{errno: syscall.EMSGSIZE, icmp: ICMP{Type: icmp6TooBig, Info: 1300}}
 	synctest.Test(t, func(t *testing.T) {
 		u := newUDP(t, &fakeResolver{members: []netip.Addr{testU1}}, 7, "first")
 		u.wantAt(t, u.member, "first")
-		u.outside.errs <- syscall.ECONNREFUSED // reported to the reader
-		if got := <-u.inside.rejects; got != (rejected{Refused, "first"}) {
-			t.Errorf("the client was told %+v", got)
+		wantRejected := func(refusal Refusal, datagram string) {
+			t.Helper()
+			if got := <-u.inside.rejects; got != (rejected{refusal, datagram}) {
+				t.Errorf("the client was told %+v", got)
+			}
 		}
-		_, _ = u.client.Write([]byte("second"))
-		u.wantAt(t, u.member, "second") // the flow goes on
+		u.outside.errs <- refused // reported to the receiver
+		wantRejected(Refusal{Relayed, portUnreachable}, "first")
+		u.outside.late <- refused // reported to the sender of another datagram
+		_ = u.client.Send([]byte("second"), Meta{})
+		wantRejected(Refusal{Relayed, portUnreachable}, "first")
+		u.wantAt(t, u.member, "second") // which is sent all the same
+		u.outside.late <- syscall.ECONNREFUSED
+		_ = u.client.Send([]byte("third"), Meta{})
+		u.wantAt(t, u.member, "third")
+		u.outside.late <- tooBig // about the datagram that was to be sent
+		_ = u.client.Send([]byte("fourth"), Meta{})
+		wantRejected(Refusal{Relayed, tooBig.icmp}, "fourth")
+		u.outside.errs <- syscall.ECONNREFUSED // its details went to the sender
+		_ = u.client.Send([]byte("fifth"), Meta{Class: 0xb8, Hops: 9, Whole: true})
+		if got := <-u.member.in; string(got.Data) != "fifth" || got.Meta != (Meta{0xb8, 9, true}) {
+			t.Errorf("the member got %q %+v", got.Data, got.Meta)
+		}
 		u.wg.Wait()
+		if n := u.tr.Stats().UDPDropped; n != 1 {
+			t.Errorf("%d datagrams dropped, want 1", n)
+		}
 	})
 }
 
@@ -152,10 +179,10 @@ func TestUDPRejectedQuotesTheFirstDatagram(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := newUDP(t, &fakeResolver{err: syscall.EHOSTUNREACH}, 7, "hello")
 		u.wg.Wait()
-		if got := <-u.inside.rejects; got != (rejected{Unreachable, "hello"}) {
+		if got := <-u.inside.rejects; got != (rejected{Refusal{Reason: Unreachable}, "hello"}) {
 			t.Errorf("the client was told %+v", got)
 		}
-		if _, err := u.inside.Read(nil); err == nil {
+		if _, err := u.inside.Receive(); err == nil {
 			t.Error("the inside connection is still open")
 		}
 	})
@@ -166,7 +193,7 @@ func TestUDPClientPortClosedEndsTheFlow(t *testing.T) {
 		start := time.Now()
 		u := newUDP(t, &fakeResolver{members: []netip.Addr{testU1}}, 7, "x")
 		u.wantAt(t, u.member, "x")
-		u.inside.errs <- syscall.ECONNREFUSED
+		_ = u.inside.Close() // as the room that reads packets does
 		u.wg.Wait()
 		if took := time.Since(start); took != 0 {
 			t.Errorf("the flow lived on for %v", took)

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# The network of the end-to-end tests: sourced by netns-test.sh, inside
-# namespaces of its own.
+# The network of the end-to-end tests: sourced by netns-test.sh and fidelity.sh,
+# which live in namespaces of their own.
 #
 #	client -- router -- m1
 #	                 \- m2
@@ -23,6 +23,33 @@ UA1_4=192.0.2.2
 UA2_4=192.0.2.130
 CLIENT=2001:db8:1::2
 PORT=7000
+
+# enter_namespaces SCRIPT ARGUMENTS...: becomes the script in new mount, network
+# and pid namespaces, as root there. Exit code 77: not allowed, and why.
+enter_namespaces() {
+	local flags=(--mount --net --pid --fork --kill-child --mount-proc)
+	[ "$(id -u)" = 0 ] || flags+=(--user --map-root-user)
+	command -v ip >/dev/null || cannot "there is no 'ip' command: install iproute2"
+	unshare "${flags[@]}" true 2>/dev/null ||
+		cannot "this user may not make namespaces: run as root, or allow it: sysctl -w kernel.unprivileged_userns_clone=1 user.max_user_namespaces=10000"
+	[ -c /dev/net/tun ] || cannot "/dev/net/tun is missing: modprobe tun"
+	[ -r /dev/net/tun ] && [ -w /dev/net/tun ] || cannot "this user may not open /dev/net/tun: run as root, or allow it: chmod 0666 /dev/net/tun"
+	exec unshare "${flags[@]}" "$@"
+}
+
+# cannot REASON: says why not, and what allows it.
+cannot() {
+	echo "${0##*/}: $1" >&2
+	exit 77
+}
+
+# own_run: a /run that nobody else sees, with $TMP in it, and a loopback.
+own_run() {
+	mount -t tmpfs tmpfs /run
+	TMP=/run/lab
+	mkdir -p "$TMP" /run/netns
+	ip link set lo up
+}
 
 on() { ip netns exec "$@"; }
 

@@ -41,30 +41,14 @@ build() {
 	export AARPTUN=${AARPTUN:-$ROOT/bin/aarptun} LAB=${LAB:-$ROOT/bin/lab}
 }
 
-# cannot COMMAND: says why not, and what allows it.
-cannot() {
-	echo "netns-test.sh: $1" >&2
-	exit 77
-}
+# shellcheck source=scripts/lab.bash
+. "$ROOT/scripts/lab.bash"
 
 if [ "${1:-}" != --inside ]; then
 	build
-	flags=(--mount --net --pid --fork --kill-child --mount-proc)
-	[ "$(id -u)" = 0 ] || flags+=(--user --map-root-user)
-	command -v ip >/dev/null || cannot "there is no 'ip' command: install iproute2"
-	unshare "${flags[@]}" true 2>/dev/null ||
-		cannot "this user may not make namespaces: run as root, or allow it: sysctl -w kernel.unprivileged_userns_clone=1 user.max_user_namespaces=10000"
-	[ -c /dev/net/tun ] || cannot "/dev/net/tun is missing: modprobe tun"
-	[ -r /dev/net/tun ] && [ -w /dev/net/tun ] || cannot "this user may not open /dev/net/tun: run as root, or allow it: chmod 0666 /dev/net/tun"
-	exec unshare "${flags[@]}" "$ROOT/scripts/netns-test.sh" --inside "$MODE"
+	enter_namespaces "$ROOT/scripts/netns-test.sh" --inside "$MODE"
 fi
-
-mount -t tmpfs tmpfs /run
-TMP=/run/lab
-mkdir -p "$TMP" /run/netns
-# shellcheck source=scripts/lab.bash
-. "$ROOT/scripts/lab.bash"
-ip link set lo up
+own_run
 
 PASSED=0 FAILED=0
 

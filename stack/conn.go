@@ -12,7 +12,7 @@ import (
 	"gvisor.dev/gvisor/pkg/waiter"
 )
 
-// conn is an endpoint as a stream or as datagrams. gonet has such a thing too,
+// conn is an endpoint as a stream. gonet has such a thing too,
 // but it forgets which error the endpoint gave, and a RST must not look like a
 // FIN.
 type conn struct {
@@ -26,7 +26,7 @@ func newConn(ep tcpip.Endpoint, queue *waiter.Queue) *conn {
 	return &conn{endpoint: ep, queue: queue, closed: make(chan struct{})}
 }
 
-// Read implements [io.Reader]; of datagrams it returns one.
+// Read implements [io.Reader].
 func (c *conn) Read(b []byte) (int, error) {
 	w := tcpip.SliceWriter(b)
 	result, err := c.endpoint.Read(&w, tcpip.ReadOptions{})
@@ -42,7 +42,7 @@ func (c *conn) Read(b []byte) (int, error) {
 	return result.Count, nil
 }
 
-// Write implements [io.Writer]; a datagram goes whole or not at all.
+// Write implements [io.Writer].
 func (c *conn) Write(b []byte) (int, error) {
 	reader := bytes.NewReader(b)
 	total := 0

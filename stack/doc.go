@@ -24,11 +24,19 @@
 //
 // A TCP SYN is kept until the Handler has reached a member. Only then is the
 // handshake completed, with [nat.TCPInside.Accept]; a SYN that is rejected gets
-// RST, or the ICMP error that its Reason stands for, which quotes the SYN: a
+// RST, or the ICMP error that its Refusal stands for, which quotes the SYN: a
 // client drops an error that does not. A RST that comes while the member is
-// being dialled ends the context of ServeTCP. A UDP endpoint is made at once on
-// the dispatch path, so that the datagrams that come while the member is looked
-// up find it and wait in its buffer.
+// being dialled ends the context of ServeTCP, and so does a client that has
+// stopped to send its SYN again.
+//
+// UDP has no endpoints in netstack: of each datagram its own traffic class and
+// hop limit are passed on, and whether it came in fragments, which they forget.
+// A flow is entered at once, on the dispatch path, so that the datagrams that
+// come while the member is looked up wait in its queue, in order. A client that
+// answers port unreachable ends its flow.
+//
+// What may wait for readers is bounded for each flow and for all together; see
+// buffers.go.
 //
 // Every Serve call runs in a goroutine that Run waits for.
 package stack

@@ -14,7 +14,7 @@ import (
 // handleICMP takes echo requests, reassembled, before netstack would answer
 // them. It says that it has taken each of them, also those it drops.
 func (s *Stack) handleICMP(id gstack.TransportEndpointID, p *gstack.PacketBuffer) bool {
-	e := &echoInside{s: s, request: head(p)}
+	e := &echoInside{s: s, meta: metaOf(p), request: head(p)}
 	message := append(p.TransportHeader().View().AsSlice(), p.Data().AsRange().ToSlice()...)
 	if !e.parse(id, message) {
 		return true
@@ -41,6 +41,7 @@ func (s *Stack) handleICMP(id gstack.TransportEndpointID, p *gstack.PacketBuffer
 type echoInside struct {
 	s       *Stack
 	tuple   nat.Tuple
+	meta    nat.Meta
 	message []byte // header and data
 	request []byte // the packet's head, for an ICMP error
 }
@@ -66,6 +67,9 @@ func (e *echoInside) parse(id gstack.TransportEndpointID, message []byte) bool {
 // Data implements [nat.EchoInside].
 func (e *echoInside) Data() []byte { return e.message[icmpHeader:] }
 
+// Meta implements [nat.EchoInside].
+func (e *echoInside) Meta() nat.Meta { return e.meta }
+
 // Reply implements [nat.EchoInside].
 func (e *echoInside) Reply(data []byte) error {
 	reply := make([]byte, 0, icmpHeader+len(data))
@@ -82,8 +86,8 @@ func (e *echoInside) Reply(data []byte) error {
 }
 
 // Reject implements [nat.EchoInside].
-func (e *echoInside) Reject(r nat.Reason) {
-	if icmp, ok := errorFor(r); ok {
+func (e *echoInside) Reject(r nat.Refusal) {
+	if icmp, ok := errorFor(r, e.tuple.Anycast.Addr().Is4()); ok {
 		e.s.sendError(e.tuple, icmp, e.request)
 	}
 }

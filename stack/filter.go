@@ -77,6 +77,14 @@ func isExtension(next uint8) bool {
 	return false
 }
 
+// isICMP reports whether the packet is of its family's ICMP.
+func (p packet) isICMP() bool {
+	if p.dst.Is4() {
+		return p.transport == uint8(header.ICMPv4ProtocolNumber)
+	}
+	return p.transport == uint8(header.ICMPv6ProtocolNumber)
+}
+
 // verdict is what becomes of a packet.
 type verdict uint8
 
@@ -104,8 +112,7 @@ func (s *Stack) judge(b []byte) (packet, verdict) {
 	switch {
 	case p.transport == uint8(header.TCPProtocolNumber), p.transport == uint8(header.UDPProtocolNumber):
 		return p, admit
-	case p.transport == uint8(header.ICMPv6ProtocolNumber) && p.dst.Is6(),
-		p.transport == uint8(header.ICMPv4ProtocolNumber) && p.dst.Is4():
+	case p.isICMP():
 		return p, judgeICMP(b[min(p.payload, len(b)):], p.dst.Is6())
 	case p.transport == uint8(header.IPv6NoNextHeaderIdentifier) && p.dst.Is6():
 		return p, dropMalformed // says itself that there is nothing in it
@@ -156,7 +163,12 @@ func (s *Stack) inject(b []byte) {
 	p, v := s.judge(b)
 	switch v {
 	case admit:
-		s.link.deliver(b, p.dst.Is6())
+		if p.isICMP() && !p.later {
+			s.clientRefused(p, b[min(p.payload, len(b)):])
+		}
+		if !s.holdBack(p, b) {
+			s.link.deliver(b, p.dst.Is6())
+		}
 	case refuseProtocol:
 		s.stats.refusedProtocol.Add(1)
 		s.sendError(nat.Tuple{Client: netip.AddrPortFrom(p.src, 0), Anycast: netip.AddrPortFrom(p.dst, 0)}, protocolError(p), b)

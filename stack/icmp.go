@@ -26,6 +26,7 @@ const (
 type icmpError struct {
 	type6, code6, type4, code4 uint8
 	word                       uint32
+	from                       netip.Addr // the zero Addr stands for AA
 }
 
 // protocolError says that the protocol is not spoken here: parameter problem,
@@ -38,11 +39,14 @@ func protocolError(p packet) icmpError {
 	return icmpError{type6: uint8(header.ICMPv6ParamProblem), code6: uint8(header.ICMPv6UnknownHeader), word: uint32(p.pointer)}
 }
 
-// errorFor is the wire form of a Reason; ok is false for those that are not
-// said by ICMP. RFC 4443 section 3.1, RFC 792, RFC 1812 section 5.2.7.1.
-func errorFor(r nat.Reason) (e icmpError, ok bool) {
+// errorFor is the wire form of a Refusal; ok is false for those that are not
+// said by ICMP. RFC 4443 section 3.1, RFC 792, RFC 1812 section 5.2.7.1. What
+// the network said is said again, type, code and all; only who said it is AA,
+// as the host's reverse path filter may want it (RFC 3704), but for the hop
+// limit, where the hop is what is being asked for.
+func errorFor(r nat.Refusal, v4 bool) (e icmpError, ok bool) {
 	e = icmpError{type6: uint8(header.ICMPv6DstUnreachable), type4: uint8(header.ICMPv4DstUnreachable)}
-	switch r {
+	switch r.Reason {
 	case nat.Refused:
 		e.code6, e.code4 = uint8(header.ICMPv6PortUnreachable), uint8(header.ICMPv4PortUnreachable)
 	case nat.NetUnreachable:
@@ -51,6 +55,19 @@ func errorFor(r nat.Reason) (e icmpError, ok bool) {
 		e.code6, e.code4 = uint8(header.ICMPv6AddressUnreachable), uint8(header.ICMPv4HostUnreachable)
 	case nat.Prohibited, nat.Busy:
 		e.code6, e.code4 = uint8(header.ICMPv6Prohibited), uint8(header.ICMPv4AdminProhibited)
+	case nat.Relayed:
+		e = icmpError{type6: r.ICMP.Type, code6: r.ICMP.Code, type4: r.ICMP.Type, code4: r.ICMP.Code, word: r.ICMP.Info}
+		exceeded := header.ICMPv6Type(r.ICMP.Type) == header.ICMPv6TimeExceeded
+		if v4 {
+			exceeded = header.ICMPv4Type(r.ICMP.Type) == header.ICMPv4TimeExceeded
+			e.word &= 0xffff // the MTU (RFC 1191 section 4)
+			if header.ICMPv4Type(r.ICMP.Type) == header.ICMPv4ParamProblem {
+				e.word = r.ICMP.Info << 24 // the pointer is the first byte (RFC 792)
+			}
+		}
+		if exceeded && canBeAnswered(r.ICMP.From) && r.ICMP.From.Is4() == v4 {
+			e.from = r.ICMP.From
+		}
 	default:
 		return icmpError{}, false
 	}
@@ -69,6 +86,9 @@ func (s *Stack) sendError(t nat.Tuple, e icmpError, packet []byte) {
 	if src.Is4() {
 		kind, code, limit = e.type4, e.code4, maxQuote4
 	}
+	if e.from.IsValid() {
+		src = e.from
+	}
 	quote := packet[:min(len(packet), limit)]
 	message := make([]byte, icmpHeader, icmpHeader+len(quote))
 	message[0], message[1] = kind, code
@@ -83,11 +103,11 @@ func (s *Stack) sendError(t nat.Tuple, e icmpError, packet []byte) {
 // sendICMP fills in the checksum and sends the message, in fragments if it
 // does not fit the MTU.
 func (s *Stack) sendICMP(src, dst netip.Addr, message []byte) tcpip.Error {
-	proto, number := header.IPv6ProtocolNumber, header.ICMPv6ProtocolNumber
+	number := header.ICMPv6ProtocolNumber
 	if src.Is4() {
-		proto, number = header.IPv4ProtocolNumber, header.ICMPv4ProtocolNumber
+		number = header.ICMPv4ProtocolNumber
 	}
-	route, err := s.net.FindRoute(nicID, address(src), address(dst), proto, false)
+	route, err := s.routeTo(src, dst)
 	if err != nil {
 		return err
 	}
@@ -106,6 +126,16 @@ func (s *Stack) sendICMP(src, dst netip.Addr, message []byte) tcpip.Error {
 	})
 	defer p.DecRef()
 	return route.WritePacket(gstack.NetworkHeaderParams{Protocol: number, TTL: route.DefaultTTL(), TOS: gstack.DefaultTOS}, p)
+}
+
+// routeTo is the way from an anycast address to a client; the caller releases
+// it.
+func (s *Stack) routeTo(src, dst netip.Addr) (*gstack.Route, tcpip.Error) {
+	proto := header.IPv6ProtocolNumber
+	if src.Is4() {
+		proto = header.IPv4ProtocolNumber
+	}
+	return s.net.FindRoute(nicID, address(src), address(dst), proto, false)
 }
 
 func address(a netip.Addr) tcpip.Address {

@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,8 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"golang.org/x/time/rate"
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -57,7 +60,15 @@ type Config struct {
 	// is dropped and counted. Default 1,024.
 	Echoes int
 
+	// Buffers is how many bytes may wait for their readers in all flows
+	// together; over it new TCP and UDP flows are refused and counted. Default
+	// 1 GiB.
+	Buffers int
+
 	Log *slog.Logger // nil discards
+
+	clock       tcpip.Clock   // of the netstack; nil is the real one
+	synPatience time.Duration // default defaultSYNPatience
 }
 
 const (
@@ -65,6 +76,7 @@ const (
 
 	defaultHandshakes = 8192
 	defaultEchoes     = 1024
+	defaultBuffers    = 1 << 30
 
 	// ICMP errors are limited as Linux does by default (RFC 4443 section
 	// 2.4 f, icmp_msgs_per_sec).
@@ -82,6 +94,9 @@ type Stack struct {
 	link     *link
 	forward  *tcp.Forwarder
 	pending  pendingSYNs
+	held     atomic.Int32 // SYNs that wait for the end of an endpoint
+	udp      udpFlows
+	buffers  buffers
 	echoes   chan struct{} // one slot for each request being served
 	errors   *rate.Limiter
 	stats    counters
@@ -102,27 +117,25 @@ func New(d Device, h Handler, c Config) (*Stack, error) {
 	if c.MTU < header.IPv6MinimumMTU || c.MTU > maxPacket {
 		return nil, fmt.Errorf("stack: MTU %d: it must be %d to %d", c.MTU, header.IPv6MinimumMTU, maxPacket)
 	}
-	if c.Handshakes < 0 || c.Echoes < 0 {
-		return nil, fmt.Errorf("stack: limits %d and %d must not be negative", c.Handshakes, c.Echoes)
+	if c.Handshakes < 0 || c.Echoes < 0 || c.Buffers < 0 {
+		return nil, fmt.Errorf("stack: limits %d, %d and %d must not be negative", c.Handshakes, c.Echoes, c.Buffers)
 	}
-	if c.Handshakes == 0 {
-		c.Handshakes = defaultHandshakes
-	}
-	if c.Echoes == 0 {
-		c.Echoes = defaultEchoes
-	}
+	c.Handshakes = cmp.Or(c.Handshakes, defaultHandshakes)
+	c.Echoes = cmp.Or(c.Echoes, defaultEchoes)
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Stack{
 		device: d, handler: h, prefixes: slices.Clone(c.Prefixes), log: c.Log,
-		pending: pendingSYNs{limit: c.Handshakes, syns: make(map[gstack.TransportEndpointID]*pendingSYN)},
+		pending: pendingSYNs{limit: c.Handshakes, patience: cmp.Or(c.synPatience, defaultSYNPatience), syns: make(map[gstack.TransportEndpointID]*pendingSYN)},
+		udp:     udpFlows{flows: make(map[nat.Tuple]*udpInside)},
 		echoes:  make(chan struct{}, c.Echoes),
+		buffers: buffers{limit: cmp.Or(c.Buffers, defaultBuffers)},
 		errors:  rate.NewLimiter(icmpErrorsPerSecond, icmpErrorsBurst),
 	}
 	s.life, s.end = context.WithCancel(context.Background())
 	s.link = newLink(d, c.MTU, &s.stats)
-	if err := s.buildNet(); err != nil {
+	if err := s.buildNet(c.clock); err != nil {
 		s.end()
 		return nil, err
 	}
@@ -131,8 +144,9 @@ func New(d Device, h Handler, c Config) (*Stack, error) {
 
 // buildNet makes the netstack. The handlers are installed before there is a
 // NIC that could deliver to them.
-func (s *Stack) buildNet() error {
+func (s *Stack) buildNet(clock tcpip.Clock) error {
 	s.net = gstack.New(gstack.Options{
+		Clock: clock,
 		NetworkProtocols: []gstack.NetworkProtocolFactory{
 			ipv4.NewProtocolWithOptions(ipv4.Options{IGMP: ipv4.IGMPOptions{Enabled: false}}),
 			ipv6.NewProtocolWithOptions(quietIPv6),
@@ -183,10 +197,13 @@ func (s *Stack) tuneTCP() error {
 	// RACK takes the reordering inside a batch for loss: nearly all of its
 	// recoveries on a TUN are spurious. SACK recovery stays.
 	recovery := tcpip.TCPRecovery(0)
+	// A client may use its port again at once, as Linux lets it, and on a TUN
+	// there are no old segments that could still be on their way.
+	timeWait := tcpip.TCPTimeWaitTimeoutOption(0)
 	moderate := tcpip.TCPModerateReceiveBufferOption(true)
 	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: tcpBufferMin, Default: tcpBufferDefault, Max: tcpBufferMax}
 	send := tcpip.TCPSendBufferSizeRangeOption{Min: tcpBufferMin, Default: tcpBufferDefault, Max: tcpBufferMax}
-	for _, option := range []tcpip.SettableTransportProtocolOption{&sack, &recovery, &moderate, &receive, &send} {
+	for _, option := range []tcpip.SettableTransportProtocolOption{&sack, &recovery, &timeWait, &moderate, &receive, &send} {
 		if err := s.net.SetTransportProtocolOption(tcp.ProtocolNumber, option); err != nil {
 			return fmt.Errorf("stack: TCP option %T: %v", option, err)
 		}
@@ -214,6 +231,9 @@ func (s *Stack) Run(ctx context.Context) error {
 	case <-ctx.Done():
 		err = errors.Join(s.Close(), <-reader)
 	case err = <-reader:
+		if err == nil { // nobody here has closed it: the device was removed
+			err = fmt.Errorf("stack: read from the device: %w", os.ErrClosed)
+		}
 		err = errors.Join(err, s.Close())
 	}
 	return err

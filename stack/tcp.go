@@ -2,7 +2,9 @@ package stack
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"sync"
 	"time"
 
@@ -27,15 +29,28 @@ const (
 // pendingSYN is a SYN that has not been answered.
 type pendingSYN struct {
 	head   []byte // of the packet, for an ICMP error
+	meta   nat.Meta
 	ctx    context.Context
-	cancel context.CancelFunc // when the client sends RST
+	cancel context.CancelFunc // when the client sends RST, or has vanished
+
+	// A client that still wants its connection sends the SYN again, ever more
+	// slowly (RFC 6298 section 5.5). One that has not for long enough is gone.
+	vanished *time.Timer
+	last     time.Time     // guarded by the lock of pendingSYNs
+	gap      time.Duration // the longest between two SYNs; guarded likewise
 }
+
+// defaultSYNPatience is how long a client may be silent before it counts as
+// gone, at least: on Linux the second SYN comes after 1 s, and if it is lost
+// the third after 2 or 3 s (ip-sysctl, tcp_syn_linear_timeouts).
+const defaultSYNPatience = 8 * time.Second
 
 // pendingSYNs are at most limit. An entry is taken away only after the
 // forwarder has forgotten the SYN: so as long as it is there a retransmission
 // is known for what it is, and the forwarder never has more than we.
 type pendingSYNs struct {
-	limit int
+	limit    int
+	patience time.Duration
 
 	mu   sync.Mutex
 	syns map[gstack.TransportEndpointID]*pendingSYN
@@ -45,14 +60,21 @@ type pendingSYNs struct {
 func (p *pendingSYNs) add(life context.Context, id gstack.TransportEndpointID, pkt *gstack.PacketBuffer) (isNew, room bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.syns[id] != nil {
+	now := time.Now()
+	if syn := p.syns[id]; syn != nil {
+		// The next may take twice as long, and one may be lost.
+		syn.gap, syn.last = max(syn.gap, now.Sub(syn.last)), now
+		syn.vanished.Reset(max(p.patience, 3*syn.gap))
 		return false, true
 	}
 	if len(p.syns) >= p.limit {
 		return true, false
 	}
 	ctx, cancel := context.WithCancel(life)
-	p.syns[id] = &pendingSYN{head: head(pkt), ctx: ctx, cancel: cancel}
+	p.syns[id] = &pendingSYN{
+		head: head(pkt), meta: metaOf(pkt), ctx: ctx, cancel: cancel,
+		vanished: time.AfterFunc(p.patience, cancel), last: now,
+	}
 	return true, true
 }
 
@@ -65,7 +87,10 @@ func (p *pendingSYNs) get(id gstack.TransportEndpointID) *pendingSYN {
 func (p *pendingSYNs) remove(id gstack.TransportEndpointID) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	delete(p.syns, id)
+	if syn := p.syns[id]; syn != nil {
+		syn.vanished.Stop()
+		delete(p.syns, id)
+	}
 }
 
 func (p *pendingSYNs) len() int {
@@ -110,6 +135,11 @@ func (s *Stack) serveTCP(r *tcp.ForwarderRequest) {
 	}
 	defer s.serves.Done()
 	defer in.syn.cancel()
+	if s.buffersFull() {
+		s.stats.refusedBuffers.Add(1)
+		in.Reject(nat.Refusal{Reason: nat.Busy})
+		return
+	}
 	s.handler.ServeTCP(in.syn.ctx, tupleOf(nat.TCP, id), in)
 }
 
@@ -152,22 +182,31 @@ func (in *tcpInside) Accept() (nat.TCPConn, error) {
 	return &tcpConn{newConn(endpoint, queue)}, nil
 }
 
+// Meta implements [nat.TCPInside].
+func (in *tcpInside) Meta() nat.Meta { return in.syn.meta }
+
 // Reject implements [nat.TCPInside].
-func (in *tcpInside) Reject(r nat.Reason) {
-	switch r {
+func (in *tcpInside) Reject(r nat.Refusal) {
+	switch r.Reason {
 	case nat.Refused, nat.Busy:
 		in.complete(true)
 		return
 	default:
 		in.complete(false)
 	}
-	if icmp, ok := errorFor(r); ok {
-		in.s.sendError(tupleOf(nat.TCP, in.id), icmp, in.syn.head)
+	tuple := tupleOf(nat.TCP, in.id)
+	if icmp, ok := errorFor(r, tuple.Anycast.Addr().Is4()); ok {
+		in.s.sendError(tuple, icmp, in.syn.head)
 	}
 }
 
 // tcpConn is the inside leg of an established flow.
 type tcpConn struct{ *conn }
+
+// copyBuffer is what a flow's bytes are copied through, one way.
+const copyBuffer = 64 << 10
+
+var copyPool = sync.Pool{New: func() any { return new([copyBuffer]byte) }}
 
 // Read implements [io.Reader]. The receive buffer grows with what is taken.
 func (c *tcpConn) Read(b []byte) (int, error) {
@@ -176,6 +215,46 @@ func (c *tcpConn) Read(b []byte) (int, error) {
 		c.endpoint.ModerateRecvBuf(n)
 	}
 	return n, err
+}
+
+// WriteTo implements [nat.TCPConn].
+func (c *tcpConn) WriteTo(w io.Writer) (total int64, err error) {
+	for {
+		if err := c.awaitReadable(); err != nil {
+			return total, err
+		}
+		buf := copyPool.Get().(*[copyBuffer]byte)
+		n, err := c.Read(buf[:]) // does not wait
+		if n > 0 {
+			_, writeErr := w.Write(buf[:n])
+			total += int64(n)
+			if err == nil {
+				err = writeErr
+			}
+		}
+		copyPool.Put(buf)
+		if errors.Is(err, io.EOF) {
+			return total, nil
+		}
+		if err != nil {
+			return total, err
+		}
+	}
+}
+
+// awaitReadable blocks until Read would not.
+func (c *tcpConn) awaitReadable() error {
+	const events = waiter.ReadableEvents | waiter.EventHUp | waiter.EventErr
+	err := c.wait(events, func() tcpip.Error {
+		if c.endpoint.Readiness(events) == 0 {
+			return &tcpip.ErrWouldBlock{}
+		}
+		return nil
+	})
+	if err != nil {
+		return c.wrap("read", err)
+	}
+	return nil
 }
 
 // CloseWrite implements [nat.TCPConn].
@@ -193,4 +272,24 @@ func (c *tcpConn) Reset() error {
 		c.endpoint.Abort()
 	})
 	return nil
+}
+
+// AwaitReset implements [nat.TCPConn].
+func (c *tcpConn) AwaitReset(stop <-chan struct{}) bool {
+	entry, notify := waiter.NewChannelEntry(waiter.EventHUp | waiter.EventErr)
+	c.queue.EventRegister(&entry)
+	defer c.queue.EventUnregister(&entry)
+	for {
+		switch tcp.EndpointState(c.endpoint.State()) {
+		case tcp.StateError, tcp.StateClose:
+			return true
+		}
+		select {
+		case <-notify:
+		case <-c.closed:
+			return true
+		case <-stop:
+			return false
+		}
+	}
 }

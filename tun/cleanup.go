@@ -4,8 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"strconv"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -26,116 +25,152 @@ func Cleanup(dir string, dry bool) (Report, error) {
 	if err := checkPrivilege(); err != nil {
 		return Report{}, err
 	}
-	namespace, err := namespaceID()
-	if err != nil {
-		return Report{}, err
-	}
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return Report{}, fmt.Errorf("tun: netlink: %w", err)
 	}
 	defer h.Close()
-	names, err := filepath.Glob(filepath.Join(dirOf(Config{Dir: dir}), "*"+journalSuffix))
+	d, err := lockDirectory(dirOf(Config{Dir: dir}), false)
+	if errors.Is(err, os.ErrNotExist) {
+		d, err = nil, nil // no journals, but there may be rules
+	}
 	if err != nil {
-		return Report{}, fmt.Errorf("tun: %w", err)
+		return Report{}, err
 	}
+	c := cleaner{handle: h, directory: d, dry: dry}
 	report := Report{Removed: []string{}, Live: []string{}, Other: []string{}}
-	var errs []error
-	for _, path := range names {
-		errs = append(errs, report.journal(h, path, namespace, dry))
+	if d != nil {
+		defer d.unlock()
+		err = c.journals(&report)
 	}
-	removed, err := sweep(h, 0, dry)
-	report.Removed = append(report.Removed, removed...)
-	return report, errors.Join(append(errs, err)...)
+	removed, sweepErr := c.sweep(0)
+	for _, rule := range removed {
+		if !slices.Contains(report.Removed, rule) { // when dry, a journal's are still there
+			report.Removed = append(report.Removed, rule)
+		}
+	}
+	return report, errors.Join(err, sweepErr)
 }
 
-// journal undoes one journal.
-func (r *Report) journal(h *netlink.Handle, path string, namespace uint64, dry bool) error {
-	device, owner, ok := namespaceOf(filepath.Base(path))
-	if !ok {
-		return nil // no journal of ours
-	}
-	if owner != strconv.FormatUint(namespace, 10) {
-		r.Other = append(r.Other, device+" in network namespace "+owner)
-		return nil
-	}
-	if _, err := os.Lstat(path); errors.Is(err, os.ErrNotExist) {
-		return nil // its owner has just ended well
-	}
-	j, text, err := lockJournal(path)
-	if errors.Is(err, ErrBusy) {
-		r.Live = append(r.Live, device)
-		return nil
-	}
+// cleaner undoes what dead runs have left in one network namespace.
+type cleaner struct {
+	handle    *netlink.Handle
+	directory *directory // locked; nil if there is none
+	own       string     // the journal that is being undone
+	dry       bool
+}
+
+// journals undoes every journal of a dead run.
+func (c cleaner) journals(report *Report) error {
+	entries, err := c.directory.entries()
 	if err != nil {
 		return err
 	}
-	removed, err := undo(h, text, dry)
-	r.Removed = append(r.Removed, removed...)
-	if err != nil || dry {
+	var errs []error
+	for _, e := range entries {
+		if c.directory.foreign(e) {
+			report.Other = append(report.Other, fmt.Sprintf("%s in network namespace %d", e.device, e.namespace))
+			continue
+		}
+		errs = append(errs, c.journal(report, e))
+	}
+	return errors.Join(errs...)
+}
+
+// journal undoes one journal.
+func (c cleaner) journal(report *Report, e entry) error {
+	j, text, err := lockJournal(e.path, false)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil // its owner has just ended well
+	case errors.Is(err, ErrBusy):
+		report.Live = append(report.Live, e.device)
+		return nil
+	case err != nil:
+		return err
+	}
+	c.own = e.path
+	removed, err := c.undo(text)
+	report.Removed = append(report.Removed, removed...)
+	if err != nil {
 		return errors.Join(err, j.leave())
 	}
-	r.Removed = append(r.Removed, "journal "+path)
+	report.Removed = append(report.Removed, "journal "+e.path)
+	if c.dry {
+		return j.leave()
+	}
 	return j.remove()
 }
 
 // undo removes what a journal names. One that cannot be read names nothing:
 // its rules are found by sweep.
-func undo(h *netlink.Handle, text []byte, dry bool) (removed []string, err error) {
+func (c cleaner) undo(text []byte) (removed []string, err error) {
 	journalled, err := parseRecord(text)
 	if err != nil {
 		return nil, nil
 	}
+	var left []ruleSpec
 	for _, spec := range journalled.Rules {
-		rules, err := rulesOf(h, spec.Family)
+		rules, err := rulesOf(c.handle, spec.Family)
 		if err != nil {
-			return removed, err
+			return nil, err
 		}
-		for _, rule := range rules {
-			if !spec.matches(rule) {
-				continue
-			}
-			removed = append(removed, spec.String())
-			if !dry {
-				if err := removeRule(h, spec); err != nil {
-					return removed, err
-				}
-			}
-			break // removeRule takes every copy
+		if slices.ContainsFunc(rules, spec.matches) {
+			left = append(left, spec)
 		}
 	}
-	return removed, nil
+	return c.remove(left)
 }
 
 // sweep removes rules that only an aarptun can have made, that lead to table
-// (any, if 0), and whose table is empty: their owner is dead, since a living
-// one has its routes there, or has not set its rule yet.
-func sweep(h *netlink.Handle, table int, dry bool) (removed []string, err error) {
+// (any, if 0), and whose table is empty: the owner is dead, or has lost its
+// routes and is known by its journal.
+func (c cleaner) sweep(table int) (removed []string, err error) {
+	var left []ruleSpec
 	for _, family := range []int{netlink.FAMILY_V6, netlink.FAMILY_V4} {
-		rules, err := rulesOf(h, family)
+		rules, err := rulesOf(c.handle, family)
 		if err != nil {
-			return removed, err
+			return nil, err
 		}
 		for _, rule := range rules {
 			if !ours(rule) || table != 0 && rule.Table != table {
 				continue
 			}
-			routes, err := routesIn(h, rule.Table)
+			routes, err := routesIn(c.handle, rule.Table)
 			if err != nil {
-				return removed, err
+				return nil, err
 			}
-			if len(routes) > 0 {
-				continue
+			if len(routes) == 0 {
+				left = append(left, ruleSpec{Family: family, Table: rule.Table, Priority: rule.Priority, Mark: rule.Mark})
 			}
-			spec := ruleSpec{Family: family, Table: rule.Table, Priority: rule.Priority, Mark: rule.Mark}
-			removed = append(removed, spec.String())
-			if dry {
-				continue
-			}
-			if err := removeRule(h, spec); err != nil {
+		}
+	}
+	return c.remove(left)
+}
+
+// remove removes the rules that no living run has, and says in words which.
+func (c cleaner) remove(left []ruleSpec) (removed []string, err error) {
+	if len(left) == 0 {
+		return nil, nil
+	}
+	var living []record
+	if c.directory != nil {
+		// A run writes its journal before it sets a rule. A rule that was seen
+		// before the journals are read is therefore in one, if its owner lives.
+		if living, err = c.directory.living(c.own); err != nil {
+			return nil, err
+		}
+	}
+	for _, spec := range left {
+		if slices.ContainsFunc(living, func(r record) bool { return slices.Contains(r.Rules, spec) }) {
+			continue
+		}
+		if !c.dry {
+			if err := removeRule(c.handle, spec); err != nil {
 				return removed, err
 			}
 		}
+		removed = append(removed, spec.String())
 	}
 	return removed, nil
 }

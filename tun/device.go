@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
+	"unicode"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -39,16 +41,33 @@ func createDevice(name string) (wgtun.Device, error) {
 	}
 	device, _, err := wgtun.CreateUnmonitoredTUNFromFD(fd) // owns fd from here, also when it fails
 	if err != nil {
-		return nil, fmt.Errorf("tun: set up %s: %w", name, err)
+		err = fmt.Errorf("tun: set up %s: %w", name, err)
+		if device != nil {
+			err = errors.Join(err, device.Close())
+		}
+		return nil, err
 	}
 	return device, nil
+}
+
+// checkName refuses what the kernel would refuse as a name, or take for a
+// pattern, and what would lead the journal out of its directory.
+func checkName(name string) error {
+	if name == "" || len(name) >= unix.IFNAMSIZ || name == "." || name == ".." || strings.ContainsFunc(name, notInName) {
+		return fmt.Errorf("%w: device name %q: it must have 1 to %d bytes, without space, '/', ':' or '%%'", ErrConfig, name, unix.IFNAMSIZ-1)
+	}
+	return nil
+}
+
+func notInName(r rune) bool {
+	return unicode.IsSpace(r) || unicode.IsControl(r) || strings.ContainsRune("/:%", r)
 }
 
 // attach makes the device behind fd.
 func attach(fd int, name string) error {
 	request, err := unix.NewIfreq(name)
 	if err != nil {
-		return fmt.Errorf("%w: device name %q is too long", ErrConfig, name)
+		return fmt.Errorf("%w: device name %q: %w", ErrConfig, name, err)
 	}
 	request.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_VNET_HDR | unix.IFF_TUN_EXCL)
 	switch err := unix.IoctlIfreq(fd, unix.TUNSETIFF, request); {
@@ -74,7 +93,7 @@ func raise(h *netlink.Handle, name string, mtu int) (netlink.Link, error) {
 		return nil, fmt.Errorf("tun: find %s: %w", name, err)
 	}
 	if err := h.LinkSetMTU(link, mtu); err != nil {
-		return nil, fmt.Errorf("tun: set the MTU of %s to %d: %w", name, mtu, err)
+		return nil, fmt.Errorf("%w: set the MTU of %s to %d: %w", ErrConfig, name, mtu, err)
 	}
 	// Without IPv6 on this host there is nothing to keep off.
 	if err := h.LinkSetIP6AddrGenMode(link, nl.IN6_ADDR_GEN_MODE_NONE); err != nil && !errors.Is(err, unix.EAFNOSUPPORT) && !errors.Is(err, unix.EOPNOTSUPP) {
@@ -90,22 +109,44 @@ func raise(h *netlink.Handle, name string, mtu int) (netlink.Link, error) {
 // the kernel, which knows the device as the way to AA, tells clients a size
 // that fits the way to UA too.
 func uplinkMTU(h *netlink.Handle) int {
-	smallest := 0
-	for _, family := range []int{netlink.FAMILY_V6, netlink.FAMILY_V4} {
-		// A family that is not there has no default route.
-		routes, _ := h.RouteListFiltered(family, &netlink.Route{Dst: nil, Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_DST|netlink.RT_FILTER_TABLE)
-		for _, route := range routes {
-			link, err := h.LinkByIndex(route.LinkIndex)
+	smallest := maximumMTU + 1
+	for _, route := range defaultRoutes(h) {
+		if route.MTU > 0 { // its own, from ip-route(8)
+			smallest = min(smallest, route.MTU)
+		}
+		links := []int{route.LinkIndex}
+		for _, hop := range route.MultiPath {
+			links = append(links, hop.LinkIndex)
+		}
+		for _, index := range links {
+			link, err := h.LinkByIndex(index)
 			if err != nil {
-				continue // gone since it was listed
+				continue // gone since it was listed, or the hops have it
 			}
-			if mtu := link.Attrs().MTU; smallest == 0 || mtu < smallest {
-				smallest = mtu
-			}
+			smallest = min(smallest, link.Attrs().MTU)
 		}
 	}
-	if smallest == 0 {
+	if smallest > maximumMTU {
 		return defaultMTU
 	}
-	return min(max(smallest, minimumMTU), maximumMTU)
+	return max(smallest, minimumMTU)
+}
+
+// defaultRoutes lists those that lead anywhere. A list that changes all the
+// time it is read is used as it is: this is about the best size only.
+func defaultRoutes(h *netlink.Handle) []netlink.Route {
+	var all []netlink.Route
+	for _, family := range []int{netlink.FAMILY_V6, netlink.FAMILY_V4} {
+		filter := &netlink.Route{Dst: nil, Table: unix.RT_TABLE_MAIN, Type: unix.RTN_UNICAST}
+		mask := netlink.RT_FILTER_DST | netlink.RT_FILTER_TABLE | netlink.RT_FILTER_TYPE
+		routes, _ := whole(func() (found []netlink.Route, err error) {
+			err = h.RouteListFilteredIter(family, filter, mask, func(route netlink.Route) bool {
+				found = append(found, route)
+				return true
+			})
+			return found, err
+		}) // a family that is not there has no default route
+		all = append(all, routes...)
+	}
+	return all
 }

@@ -27,7 +27,14 @@
 // it for as long as it lives, and the lock, which the kernel gives back when a
 // process dies, says whether the owner does: a process id could be another's by
 // now. A start finds the journal of a dead owner and undoes it first; [Cleanup]
-// does only that.
+// does only that. One start or clean-up at a time holds the directory of the
+// journals, so what it reads there of the living is all there is: their tables
+// are taken, and their rules stay, also when a dead run's journal names them.
+//
+// The kernel cannot be asked for our rule exactly: when it adds or deletes one,
+// it compares neither the inversion nor what the request leaves out. So the
+// rules are listed, told apart here, and only deleted while ours is the one that
+// the kernel would find.
 //
 // All of it happens in the network namespace of the goroutine's thread that
 // calls [Open].

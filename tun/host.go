@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 
 	"github.com/vishvananda/netlink"
@@ -49,35 +50,44 @@ type Host struct {
 
 // Open makes the device, in the network namespace of the calling thread, and
 // undoes first what a dead run of the same device has left there. It changes
-// nothing when it fails. Its errors are [os.ErrPermission], or [ErrConfig] and
-// its kinds.
+// nothing when it fails. What the operator can mend is [os.ErrPermission], or
+// [ErrConfig] and its kinds; other errors are the kernel's.
 func Open(c Config) (_ *Host, err error) {
 	if err := checkPrivilege(); err != nil {
 		return nil, err
 	}
-	h := newHost(c)
-	namespace, err := namespaceID()
-	if err != nil {
+	if err := checkName(c.Name); err != nil {
 		return nil, err
 	}
+	h := newHost(c)
 	if h.handle, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 		return nil, fmt.Errorf("tun: netlink: %w", err)
 	}
-	var left []byte
-	if h.journal, left, err = lockJournal(journalPath(dirOf(c), h.name, namespace)); err != nil {
-		h.handle.Close()
+	defer func() {
+		if err != nil {
+			h.handle.Close()
+		}
+	}()
+	d, err := lockDirectory(dirOf(c), true)
+	if err != nil {
 		return nil, err
 	}
-	if err := h.create(c, left); err != nil {
-		err = errors.Join(err, h.journal.remove())
-		h.handle.Close()
+	defer d.unlock()
+	var left []byte
+	if h.journal, left, err = lockJournal(d.path(h.name), true); err != nil {
 		return nil, err
+	}
+	if err := h.inherit(d, left); err != nil {
+		return nil, errors.Join(err, h.abandon(left))
+	}
+	if err := h.create(); err != nil {
+		return nil, errors.Join(err, h.journal.remove())
 	}
 	return h, nil
 }
 
 func newHost(c Config) *Host {
-	h := &Host{name: c.Name, mtu: c.MTU, table: c.Table, prefixes: c.Prefixes}
+	h := &Host{name: c.Name, mtu: c.MTU, table: c.Table, prefixes: slices.Clone(c.Prefixes)}
 	if h.table == 0 {
 		h.table = defaultTable
 	}
@@ -102,25 +112,46 @@ func dirOf(c Config) string {
 	return c.Dir
 }
 
-// create makes the device. left is what the journal of an earlier run says.
-func (h *Host) create(c Config, left []byte) error {
-	if len(left) > 0 {
-		if _, err := undo(h.handle, left, false); err != nil {
-			return err
-		}
+// inherit undoes what earlier runs have left, sees that the name and the table
+// are free, and writes down what this run will change. left is what the journal
+// of an earlier run says.
+func (h *Host) inherit(d *directory, left []byte) error {
+	c := cleaner{handle: h.handle, directory: d, own: h.journal.path}
+	if _, err := c.undo(left); err != nil {
+		return err
 	}
-	if _, err := sweep(h.handle, h.table, false); err != nil {
+	if _, err := c.sweep(h.table); err != nil {
 		return err
 	}
 	if _, err := h.handle.LinkByName(h.name); err == nil {
 		return nameTaken(h.name)
 	}
+	living, err := d.living(h.journal.path)
+	if err != nil {
+		return err
+	}
+	for _, r := range living {
+		if slices.ContainsFunc(r.Rules, func(s ruleSpec) bool { return s.Table == h.table }) {
+			return fmt.Errorf("%w: process %d has table %d for its device %s: choose another with --table", ErrTableTaken, r.PID, h.table, r.Device)
+		}
+	}
 	if err := checkTable(h.handle, h.table); err != nil {
 		return err
 	}
-	if err := h.journal.write(record{Version: 1, PID: os.Getpid(), Device: h.name, Rules: h.rules}); err != nil {
-		return err
+	return h.journal.write(record{Version: 1, PID: os.Getpid(), Device: h.name, Rules: h.rules})
+}
+
+// abandon gives the journal up again. One that holds what may still have to be
+// undone stays.
+func (h *Host) abandon(left []byte) error {
+	if len(left) > 0 {
+		return h.journal.leave()
 	}
+	return h.journal.remove()
+}
+
+// create makes the device.
+func (h *Host) create() error {
 	if h.mtu == 0 {
 		h.mtu = uplinkMTU(h.handle)
 	}
@@ -151,6 +182,9 @@ func (h *Host) MTU() int { return h.mtu }
 func (h *Host) AddRoutes() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.closed {
+		return fmt.Errorf("tun: add routes to %s: %w", h.name, os.ErrClosed)
+	}
 	err := h.addRoutes()
 	if err != nil {
 		err = errors.Join(err, h.removeRoutes())
@@ -159,17 +193,25 @@ func (h *Host) AddRoutes() error {
 }
 
 func (h *Host) addRoutes() error {
-	for _, p := range h.prefixes {
-		if err := h.handle.RouteReplace(routeOf(p, h.table, h.link.Attrs().Index)); err != nil {
-			if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
-				return fmt.Errorf("%w: no route for %v: is %s disabled on this host? %w", ErrConfig, p, familyName(p), err)
-			}
-			return fmt.Errorf("tun: add the route of %v to table %d: %w", p, h.table, err)
-		}
+	if err := h.setRoutes(); err != nil {
+		return err
 	}
 	for _, rule := range h.rules {
 		if err := addRule(h.handle, rule); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+func (h *Host) setRoutes() error {
+	for _, p := range h.prefixes {
+		if err := h.handle.RouteReplace(routeOf(p, h.table, h.link.Attrs().Index)); err != nil {
+			if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
+				// The kernel's EACCES is about the device, not about who asks.
+				return fmt.Errorf("%w: no route for %v: is %s disabled on this host? %v", ErrConfig, p, familyName(p), err)
+			}
+			return fmt.Errorf("tun: add the route of %v to table %d: %w", p, h.table, err)
 		}
 	}
 	return nil
@@ -187,6 +229,9 @@ func familyName(p netip.Prefix) string {
 func (h *Host) RemoveRoutes() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.closed {
+		return nil // Close did
+	}
 	return h.removeRoutes()
 }
 

@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -32,13 +35,23 @@ func (r record) validate() error {
 	if r.Version != 1 {
 		return fmt.Errorf("version %d is not known", r.Version)
 	}
+	if err := checkName(r.Device); err != nil {
+		return err
+	}
+	if len(r.Rules) > 2 { // one for each family
+		return fmt.Errorf("it has %d rules", len(r.Rules))
+	}
 	for _, rule := range r.Rules {
-		if rule.Mark == 0 || rule.Table <= 0 || rule.Priority <= 0 || len(r.Rules) > 2 {
+		family := rule.Family == netlink.FAMILY_V4 || rule.Family == netlink.FAMILY_V6
+		if !family || rule.Mark == 0 || !isUint32(rule.Table) || !isUint32(rule.Priority) {
 			return errors.New("a rule in it is none of ours")
 		}
 	}
 	return nil
 }
+
+// isUint32 reports whether n, not 0, is a number as the kernel keeps them.
+func isUint32(n int) bool { return n > 0 && uint64(n) <= math.MaxUint32 }
 
 func parseRecord(text []byte) (record, error) {
 	var r record
@@ -65,29 +78,44 @@ func namespaceID() (uint64, error) {
 }
 
 func journalPath(dir, device string, namespace uint64) string {
-	return filepath.Join(dir, fmt.Sprintf("%s.%d%s", device, namespace, journalSuffix))
+	return filepath.Join(dir, journalName(device, namespace))
 }
 
-// namespaceOf is the inverse of journalPath; ok is false for other files.
-func namespaceOf(name string) (device, namespace string, ok bool) {
-	name, ok = strings.CutSuffix(name, journalSuffix)
-	dot := strings.LastIndexByte(name, '.')
-	if !ok || dot < 1 {
-		return "", "", false
-	}
-	return name[:dot], name[dot+1:], true
+func journalName(device string, namespace uint64) string {
+	return fmt.Sprintf("%s.%d%s", device, namespace, journalSuffix)
 }
 
-// lockJournal opens and locks the journal at path, making it if need be, and
-// returns what it holds. It fails with ErrBusy when its owner lives.
-func lockJournal(path string) (*journal, []byte, error) {
-	if err := os.MkdirAll(filepath.Dir(path), dirMode); err != nil {
-		return nil, nil, fmt.Errorf("tun: %w", err)
+// namespaceOf is the inverse of journalName; ok is false for other files.
+func namespaceOf(name string) (device string, namespace uint64, ok bool) {
+	stem := strings.TrimSuffix(name, journalSuffix)
+	dot := strings.LastIndexByte(stem, '.')
+	if dot < 0 {
+		return "", 0, false
 	}
-	for {
-		file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, journalMode)
+	device = stem[:dot]
+	namespace, err := strconv.ParseUint(stem[dot+1:], 10, 64)
+	if err != nil || checkName(device) != nil || journalName(device, namespace) != name {
+		return "", 0, false
+	}
+	return device, namespace, true
+}
+
+// maxReplaced bounds how often a journal may be replaced while it is locked.
+const maxReplaced = 100
+
+// lockJournal opens and locks the journal at path, making it if create is set,
+// and returns what it holds. It fails with ErrBusy when its owner lives. The
+// directory must be locked.
+func lockJournal(path string, create bool) (*journal, []byte, error) {
+	// A pipe that somebody put there must not hold us up.
+	flags := os.O_RDWR | unix.O_NOFOLLOW | unix.O_NONBLOCK
+	if create {
+		flags |= os.O_CREATE
+	}
+	for range maxReplaced {
+		file, err := os.OpenFile(path, flags, journalMode)
 		if err != nil {
-			return nil, nil, fmt.Errorf("tun: %w", err)
+			return nil, nil, fmt.Errorf("%w: journal: %w: choose another directory with --state-dir", ErrConfig, err)
 		}
 		text, current, err := lockAndRead(file, path)
 		if err == nil && current {
@@ -98,23 +126,20 @@ func lockJournal(path string) (*journal, []byte, error) {
 		}
 		// Its owner removed the file between our open and our lock: again.
 	}
+	return nil, nil, fmt.Errorf("%w: journal %s is replaced as often as it is opened", ErrConfig, path)
 }
 
 func lockAndRead(file *os.File, path string) (text []byte, current bool, err error) {
 	lockErr := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if text, err = io.ReadAll(io.LimitReader(file, journalLimit)); err != nil {
-		return nil, false, fmt.Errorf("tun: read %s: %w", path, err)
+	text, opened, err := readJournal(file)
+	if err != nil {
+		return nil, false, err
 	}
 	if errors.Is(lockErr, unix.EWOULDBLOCK) {
-		r, _ := parseRecord(text) // a half-written one only has no names to tell
-		return nil, false, fmt.Errorf("%w: process %d has the device %s: stop it, or choose another name with --tun", ErrBusy, r.PID, r.Device)
+		return nil, false, busy(path, text)
 	}
 	if lockErr != nil {
 		return nil, false, fmt.Errorf("tun: lock %s: %w", path, lockErr)
-	}
-	opened, err := file.Stat()
-	if err != nil {
-		return nil, false, fmt.Errorf("tun: %w", err)
 	}
 	named, err := os.Lstat(path)
 	if errors.Is(err, os.ErrNotExist) {
@@ -124,6 +149,31 @@ func lockAndRead(file *os.File, path string) (text []byte, current bool, err err
 		return nil, false, fmt.Errorf("tun: %w", err)
 	}
 	return text, os.SameFile(opened, named), nil
+}
+
+// readJournal reads what a journal holds, up to the limit: what is longer is
+// none of ours.
+func readJournal(file *os.File) (text []byte, info os.FileInfo, err error) {
+	if info, err = file.Stat(); err != nil {
+		return nil, nil, fmt.Errorf("tun: %w", err)
+	}
+	if !info.Mode().IsRegular() {
+		return nil, nil, fmt.Errorf("%w: journal %s is no regular file: remove it, or choose another --state-dir", ErrConfig, file.Name())
+	}
+	if text, err = io.ReadAll(io.LimitReader(file, journalLimit)); err != nil {
+		return nil, nil, fmt.Errorf("tun: read %s: %w", file.Name(), err)
+	}
+	return text, info, nil
+}
+
+// busy names the owner of a journal.
+func busy(path string, text []byte) error {
+	device, _, _ := namespaceOf(filepath.Base(path)) // path is of our making
+	owner := "a process"
+	if r, err := parseRecord(text); err == nil {
+		owner = fmt.Sprintf("process %d", r.PID)
+	}
+	return fmt.Errorf("%w: %s has the device %s: stop it, or choose another name with --tun", ErrBusy, owner, device)
 }
 
 // write replaces the content and has it on the disk before it returns.

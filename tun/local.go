@@ -2,6 +2,7 @@ package tun
 
 import (
 	"net/netip"
+	"os"
 	"sync"
 	"time"
 
@@ -32,7 +33,7 @@ func (l *Locals) Contains(a netip.Addr) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if now := time.Now(); now.After(l.until) {
-		if list, err := l.host.handle.AddrList(nil, netlink.FAMILY_ALL); err == nil {
+		if list, err := l.host.addresses(); err == nil {
 			l.addrs = make(map[netip.Addr]struct{}, len(list))
 			for _, entry := range list {
 				if own, ok := netip.AddrFromSlice(entry.IP); ok {
@@ -42,6 +43,16 @@ func (l *Locals) Contains(a netip.Addr) bool {
 		}
 		l.until = now.Add(localFor)
 	}
-	_, own := l.addrs[a]
+	_, own := l.addrs[a.Unmap().WithZone("")]
 	return own
+}
+
+// addresses lists the addresses of the Host's namespace.
+func (h *Host) addresses() ([]netlink.Addr, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return nil, os.ErrClosed
+	}
+	return whole(func() ([]netlink.Addr, error) { return h.handle.AddrList(nil, netlink.FAMILY_ALL) })
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 
 	"github.com/spf13/cobra"
 
@@ -12,52 +13,73 @@ import (
 )
 
 func newCleanup() *cobra.Command {
-	var dir, socket string
+	cfg := config.Default()
 	var dry, asJSON bool
 	cmd := &cobra.Command{
 		Use:   "cleanup",
 		Short: "Take back what a crashed run has left on the host",
 		Long: `Cleanup removes the rules, the journal and the admin socket that a run left
-behind that was killed or crashed. The next run does so by itself. What belongs to a run that lives is
-left alone.`,
-		Args: cobra.NoArgs,
+behind that was killed or crashed, and prints a line for each. The next run does
+so by itself. What belongs to a run that lives is left alone.
+
+It works in the network namespace it is called in, and needs CAP_NET_ADMIN. Name
+the same --state-dir and --admin-socket as the dead run had.`,
+		Example: `  aarptun cleanup --dry-run    # what is left of a dead run?
+  aarptun cleanup`,
+		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			report, err := tun.Cleanup(dir, dry)
+			if err := cfg.ValidatePaths(); err != nil {
+				return err
+			}
+			report, err := tun.Cleanup(cfg.StateDir, dry)
 			if err != nil {
 				return err
 			}
-			if !dry {
-				// The socket of a living run is left alone like all it has.
-				removed, err := admin.RemoveStale(socket)
-				if err != nil && !errors.Is(err, admin.ErrInUse) {
-					return err
-				}
-				if removed {
-					report.Removed = append(report.Removed, "socket "+socket)
-				}
+			cleanSocket := admin.RemoveStale
+			if dry {
+				cleanSocket = admin.IsStale
+			}
+			// The socket of a living run is left alone like all it has.
+			stale, err := cleanSocket(cfg.AdminSocket)
+			if err != nil && !errors.Is(err, admin.ErrInUse) {
+				return err
+			}
+			if stale {
+				report.Removed = append(report.Removed, "socket "+cfg.AdminSocket)
 			}
 			if asJSON {
 				return printJSON(c.OutOrStdout(), report)
 			}
-			for _, group := range []struct {
-				what string
-				list []string
-			}{{"removed", report.Removed}, {"alive, left alone:", report.Live}, {"elsewhere, left alone:", report.Other}} {
-				if dry && group.what == "removed" {
-					group.what = "would remove"
-				}
-				for _, line := range group.list {
-					if _, err := fmt.Fprintln(c.OutOrStdout(), group.what, line); err != nil {
-						return err
-					}
-				}
-			}
-			return nil
+			return printReport(c.OutOrStdout(), report, dry)
 		},
 	}
-	cmd.Flags().StringVar(&dir, "state-dir", config.Default().StateDir, "directory of the journals")
-	cmd.Flags().StringVar(&socket, "admin-socket", config.Default().AdminSocket, "unix socket of the dead run")
+	cmd.Flags().StringVar(&cfg.StateDir, "state-dir", cfg.StateDir, "`DIR` of the journals")
+	cmd.Flags().StringVar(&cfg.AdminSocket, "admin-socket", cfg.AdminSocket, "`PATH` of the unix socket of the dead run")
 	cmd.Flags().BoolVar(&dry, "dry-run", false, "only say what would be removed")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
+}
+
+func printReport(w io.Writer, r tun.Report, dry bool) error {
+	removed := "removed"
+	if dry {
+		removed = "would remove"
+	}
+	lines := 0
+	for _, group := range []struct {
+		what string
+		list []string
+	}{{removed, r.Removed}, {"alive, left alone:", r.Live}, {"elsewhere, left alone:", r.Other}} {
+		for _, line := range group.list {
+			if _, err := fmt.Fprintln(w, group.what, line); err != nil {
+				return err
+			}
+			lines++
+		}
+	}
+	if lines == 0 {
+		_, err := fmt.Fprintln(w, "nothing to remove")
+		return err
+	}
+	return nil
 }

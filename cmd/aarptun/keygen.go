@@ -28,13 +28,10 @@ Lines that begin with # are comments. To exchange a shared key: add the new one
 on the members, then make it the first line on the clients, then take the old one
 away. To exchange a private key: give clients the new public key beside the old
 one, then make it the first line on the members, then take the old one away.`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	cmd.AddCommand(newKeygenPSK(), newKeygenEd25519(), newKeygenPublic())
-	for _, c := range cmd.Commands() {
-		c.Args = usageArgs(c.Args)
-	}
 	return cmd
 }
 
@@ -45,7 +42,7 @@ func newKeygenPSK() *cobra.Command {
 		Use:     "psk FILE",
 		Short:   "Make a key that clients and members share",
 		Example: "  aarptun keygen psk /etc/aarptun/psk",
-		Args:    cobra.ExactArgs(1),
+		Args:    oneArg("a file"),
 		RunE:    func(_ *cobra.Command, args []string) error { return member.NewPSK(args[0], id, add) },
 	}
 	cmd.Flags().StringVar(&id, "id", id, "name of the key, which goes over the network")
@@ -59,7 +56,7 @@ func newKeygenEd25519() *cobra.Command {
 		Use:     "ed25519 FILE",
 		Short:   "Make a private key for a member, and print the public one",
 		Example: "  aarptun keygen ed25519 /etc/aarptun/member.key",
-		Args:    cobra.ExactArgs(1),
+		Args:    oneArg("a file"),
 		RunE: func(c *cobra.Command, args []string) error {
 			key, err := member.NewPrivateKey(args[0], add)
 			if err != nil {
@@ -77,7 +74,7 @@ func newKeygenPublic() *cobra.Command {
 		Use:     "public FILE",
 		Short:   "Print the public keys of a file of private ones",
 		Example: "  aarptun keygen public /etc/aarptun/member.key",
-		Args:    cobra.ExactArgs(1),
+		Args:    oneArg("a file"),
 		RunE: func(c *cobra.Command, args []string) error {
 			keys, err := member.ReadPrivateKeys(args[0])
 			if err != nil {

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/netip"
+	"os"
 	"text/tabwriter"
 	"time"
 
@@ -17,122 +19,161 @@ import (
 
 // look is what the commands that ask a running daemon share.
 type look struct {
-	socket string
-	json   bool
+	cfg  config.Config // its AdminSocket is what is used
+	json bool
 }
 
-func (l *look) flags(c *cobra.Command) {
-	c.Flags().StringVar(&l.socket, "admin-socket", config.Default().AdminSocket, "unix socket of the daemon")
+// newLook adds its flags to c.
+func newLook(c *cobra.Command) *look {
+	l := &look{cfg: config.Default()}
+	c.Args = noArgs
+	c.PreRunE = func(*cobra.Command, []string) error { return l.cfg.ValidatePaths() }
+	c.Flags().StringVar(&l.cfg.AdminSocket, "admin-socket", l.cfg.AdminSocket, "`PATH` of the daemon's unix socket")
 	c.Flags().BoolVar(&l.json, "json", false, "print JSON")
+	return l
 }
 
-func (l *look) client() *admin.Client { return admin.NewClient(l.socket) }
+func (l *look) client() *admin.Client { return admin.NewClient(l.cfg.AdminSocket) }
 
 func newStatus() *cobra.Command {
-	var l look
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show how a running daemon is",
-		Long:  "Status shows the device, the prefixes and the counters of the daemon that listens on the admin socket.",
-		Args:  cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			s, err := l.client().Status(c.Context())
-			if err != nil {
-				return err
-			}
-			if l.json {
-				return printJSON(c.OutOrStdout(), s)
-			}
-			return printStatus(c.OutOrStdout(), s)
-		},
+		Long: `Status shows the device, the prefixes and the counters of the daemon that
+listens on the admin socket. Counters that are zero are left out; --json has
+them all. What is shown under "refused" or "limited" was not carried.
+
+Exit code 69 says that no daemon answers.`,
+		Example: `  aarptun status
+  aarptun status --json`,
 	}
-	l.flags(cmd)
+	l := newLook(cmd)
+	cmd.RunE = func(c *cobra.Command, _ []string) error {
+		s, err := l.client().Status(c.Context())
+		if err != nil {
+			return err
+		}
+		if l.json {
+			return printJSON(c.OutOrStdout(), s)
+		}
+		return printStatus(c.OutOrStdout(), s)
+	}
 	return cmd
 }
 
 func newFlows() *cobra.Command {
-	var l look
 	var watch bool
 	var every time.Duration
 	cmd := &cobra.Command{
 		Use:   "flows",
 		Short: "List the flows and the member each is with",
+		Long: `Flows lists the flows, oldest first: who talks to which anycast address, and the
+member that the flow is with for its whole life. OUT is what the client has
+sent, IN what the member has, both in bytes of payload.
+
+With --watch the list is drawn again and again until Ctrl-C, or until the daemon
+ends (exit code 69).`,
 		Example: `  aarptun flows
-  aarptun flows --watch
+  aarptun flows --watch --interval 5s
   aarptun flows --json`,
-		Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			if watch && (every < 100*time.Millisecond || every > time.Hour) {
-				return usageError{fmt.Errorf("--interval %v: it must be 100ms to 1h", every)}
-			}
-			show := func() error {
-				flows, err := l.client().Flows(c.Context())
-				if err != nil {
-					return err
-				}
-				if l.json {
-					return printJSON(c.OutOrStdout(), flows)
-				}
-				return printFlows(c.OutOrStdout(), flows)
-			}
-			if !watch {
-				return show()
-			}
-			return repeat(c.Context(), c.OutOrStdout(), every, !l.json, show)
-		},
 	}
-	l.flags(cmd)
+	l := newLook(cmd)
+	cmd.RunE = func(c *cobra.Command, _ []string) error {
+		if every < 100*time.Millisecond || every > time.Hour {
+			return usagef(c, "--interval %v: it must be 100ms to 1h", every)
+		}
+		if watch {
+			return l.watch(c.Context(), c.OutOrStdout(), every)
+		}
+		return l.flows(c.Context(), c.OutOrStdout())
+	}
 	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "show again and again until Ctrl-C; with --json one object a line")
-	cmd.Flags().DurationVar(&every, "interval", time.Second, "how often with --watch")
+	cmd.Flags().DurationVar(&every, "interval", time.Second, "`TIME` between two lists with --watch, 100ms to 1h")
 	return cmd
 }
 
 func newPins() *cobra.Command {
-	var l look
 	cmd := &cobra.Command{
 		Use:   "pins",
 		Short: "List which member each anycast address is resolved to",
 		Long: `Pins lists the answers in the cache: new flows to AA go to UA until the TTL has
-run out. Flows that exist keep their own member whatever happens to the pin.`,
-		Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			pins, err := l.client().Pins(c.Context())
-			if err != nil {
-				return err
-			}
-			if l.json {
-				return printJSON(c.OutOrStdout(), pins)
-			}
-			return printPins(c.OutOrStdout(), pins)
-		},
+run out. Flows that exist keep their own member whatever happens to the pin.
+"(itself)" marks an address that answered from itself: its flows are carried on
+to it, and no member keeps them.`,
+		Example: `  aarptun pins
+  aarptun pins --json`,
 	}
-	l.flags(cmd)
+	l := newLook(cmd)
+	cmd.RunE = func(c *cobra.Command, _ []string) error {
+		pins, err := l.client().Pins(c.Context())
+		if err != nil {
+			return err
+		}
+		if l.json {
+			return printJSON(c.OutOrStdout(), pins)
+		}
+		return printPins(c.OutOrStdout(), pins)
+	}
 	return cmd
 }
 
-// repeat shows until ctx ends, which is no error: that is how one stops it.
-func repeat(ctx context.Context, w io.Writer, every time.Duration, clear bool, show func() error) error {
+// flows shows the flows once.
+func (l *look) flows(ctx context.Context, w io.Writer) error {
+	flows, err := l.client().Flows(ctx)
+	if err != nil {
+		return err
+	}
+	if l.json {
+		return printJSON(w, flows)
+	}
+	return printFlows(w, flows)
+}
+
+// clearScreen is cursor home, erase display (ECMA-48, CUP and ED).
+const clearScreen = "\x1b[H\x1b[2J"
+
+// watch shows the flows until ctx ends, which is no error: that is how one
+// stops it. A list is drawn only when it is there, so that the last one stays
+// to be read when the daemon has ended.
+func (l *look) watch(ctx context.Context, w io.Writer, every time.Duration) error {
+	before, between := "", "\n"
+	switch {
+	case l.json:
+		between = ""
+	case isTerminal(w):
+		before, between = clearScreen, clearScreen
+	}
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
-		if clear {
-			// Cursor home, erase display (ECMA-48, CUP and ED).
-			if _, err := io.WriteString(w, "\x1b[H\x1b[2J"); err != nil {
-				return err
-			}
-		}
-		if err := show(); err != nil {
+		var list bytes.Buffer
+		list.WriteString(before)
+		if err := l.flows(ctx, &list); err != nil {
 			if ctx.Err() != nil {
 				return nil
 			}
 			return err
 		}
+		if _, err := list.WriteTo(w); err != nil {
+			return err
+		}
+		before = between
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
 		}
 	}
+}
+
+// isTerminal reports whether w is shown to somebody at once.
+func isTerminal(w io.Writer) bool {
+	file, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := file.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
 func printJSON(w io.Writer, v any) error { return json.NewEncoder(w).Encode(v) }
@@ -155,8 +196,11 @@ func printPins(w io.Writer, pins admin.Pins) error {
 		if p.SelfAnswer {
 			member += " (itself)"
 		}
-		fmt.Fprintf(t, "%v\t%s\t%s\t%s\t%v\t%v\n", p.Anycast, member, p.Method, p.Trust,
-			time.Duration(p.RTT)*time.Microsecond, roundSeconds(time.Duration(p.TTL)*time.Millisecond))
+		rtt := "-" // nothing was measured
+		if p.RTT > 0 {
+			rtt = (time.Duration(p.RTT) * time.Microsecond).String()
+		}
+		fmt.Fprintf(t, "%v\t%s\t%s\t%s\t%s\t%v\n", p.Anycast, member, p.Method, p.Trust, rtt, roundSeconds(time.Duration(p.TTL)*time.Millisecond))
 	}
 	return t.Flush()
 }
@@ -168,10 +212,14 @@ func printStatus(w io.Writer, s admin.Status) error {
 	fmt.Fprintf(t, "up\t%v\n", roundSeconds(time.Since(s.Started)))
 	fmt.Fprintf(t, "device\t%s, MTU %d\n", s.Device, s.MTU)
 	fmt.Fprintf(t, "prefixes\t%s\n", prefixes{&s.Prefixes})
+	fmt.Fprintf(t, "flows\t%d, %d of them not yet answered\n", s.NAT.Flows, s.NAT.Opening)
+	fmt.Fprintf(t, "pins\t%d\n", s.Resolver.Pins)
+	counters, resolved := s.NAT, s.Resolver
+	counters.Flows, counters.Opening, resolved.Pins = 0, 0, 0 // they are above
 	rooms := []struct {
 		name  string
 		stats any
-	}{{"nat", s.NAT}, {"resolver", s.Resolver}, {"ping", s.Rooms["ping"]}, {"stack", s.Rooms["stack"]}}
+	}{{"nat", counters}, {"resolver", resolved}, {"ping", s.Rooms["ping"]}, {"stack", s.Rooms["stack"]}}
 	for _, room := range rooms {
 		if err := printCounters(t, room.name, room.stats); err != nil {
 			return err

@@ -52,13 +52,14 @@ func run(args []string) int {
 // already said what is wrong.
 var errSaid = errors.New("already said")
 
-// usageError is a wrong command line.
-type usageError struct{ error }
+// hostError is a fault of the host that no sentinel of a room tells of.
+type hostError struct{ error }
 
-func (e usageError) Unwrap() error { return e.error }
+func (e hostError) Unwrap() error { return e.error }
 
 func exitCode(err error) int {
 	var usage usageError
+	var host hostError
 	switch {
 	case err == nil:
 		return exitOK
@@ -66,9 +67,10 @@ func exitCode(err error) int {
 		return exitUsage
 	case errors.Is(err, os.ErrPermission):
 		return exitPermission
-	case errors.Is(err, tun.ErrConfig), errors.Is(err, admin.ErrInUse), errors.Is(err, member.ErrKey), errors.Is(err, syscall.EADDRINUSE):
+	case errors.Is(err, tun.ErrConfig), errors.Is(err, admin.ErrInUse), errors.Is(err, admin.ErrPath), errors.As(err, &host), errors.Is(err, member.ErrKey), errors.Is(err, syscall.EADDRINUSE):
 		return exitConfig
-	case errors.Is(err, resolver.ErrNoAnswer), errors.Is(err, admin.ErrNotRunning):
+	case errors.Is(err, resolver.ErrNoAnswer), errors.Is(err, resolver.ErrUntrusted), errors.Is(err, resolver.ErrSelfAnswer),
+		errors.Is(err, admin.ErrNotRunning):
 		return exitNoAnswer
 	}
 	return exitFailed
@@ -95,30 +97,23 @@ Exit codes: 0 ok, 1 failed, 64 wrong usage, 69 no answer, 77 no permission,
 a key file that others can read).`,
 		Example: `  aarptun run -p 2001:db8:aa::/64        # as root: carry that prefix until Ctrl-C
   aarptun resolve 2001:db8:aa::1         # which member is it now?
-  aarptun flows                          # who talks to which member`,
+  aarptun flows                          # who talks to which member
+  aarptun help run                       # how a command is used`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          cobra.NoArgs,
+		Version:       version(),
+		Args:          unknownCommand,
+		// A command that only has commands would not have its arguments checked.
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	root.AddCommand(newRun(), newResolve(), newStatus(), newFlows(), newPins(), newMember(), newKeygen(), newCleanup(), newVersion())
-	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return usageError{fmt.Errorf("%w (see '%s --help')", err, c.CommandPath())}
-	})
-	for _, c := range append(root.Commands(), root) {
-		c.Args = usageArgs(c.Args)
+	root.SetVersionTemplate(versionText() + "\n")
+	root.AddCommand(newRun(), newResolve(), newStatus(), newFlows(), newPins(), newMember(), newKeygen(), newCleanup(), newVersion(), newCompletion())
+	root.SetHelpCommand(newHelp())
+	root.SetFlagErrorFunc(flagError)
+	for _, c := range root.Commands() {
+		if c.ValidArgsFunction == nil {
+			c.ValidArgsFunction = cobra.NoFileCompletions
+		}
 	}
 	return root
-}
-
-// usageArgs makes a wrong number of arguments a usage error like any other.
-func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
-	return func(c *cobra.Command, args []string) error {
-		if check == nil {
-			return nil
-		}
-		if err := check(c, args); err != nil {
-			return usageError{fmt.Errorf("%w (see '%s --help')", err, c.CommandPath())}
-		}
-		return nil
-	}
 }

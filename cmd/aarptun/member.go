@@ -61,7 +61,7 @@ first key of that file. 'aarptun keygen' makes both.`,
   aarptun member --anycast 2001:db8:aa::1 --ed25519-file /etc/aarptun/member.key
   aarptun member --anycast 192.0.2.1 --check 'curl -fsS http://localhost/health'
   aarptun member --join 2001:db8:aa::1%eth0`,
-		Args: cobra.NoArgs,
+		Args: noArgsBut("--anycast"),
 		RunE: func(c *cobra.Command, _ []string) error { return s.run(c) },
 	}
 	f := cmd.Flags()
@@ -256,7 +256,7 @@ func joinOne(c *cobra.Command, join string) (*member.Membership, error) {
 	}
 	m, err := member.Join(aa, dev)
 	if err != nil {
-		return nil, err
+		return nil, hostError{err} // aa and dev are well formed, so the host is not as they need it
 	}
 	for _, w := range member.Warnings(aa) {
 		fmt.Fprintf(c.ErrOrStderr(), "aarptun: warning: %s; mend it with: %s\n", w.Finding, w.Remedy)
@@ -272,11 +272,11 @@ func parseJoin(s string) (netip.Addr, string, error) {
 	if !found || dev == "" {
 		return netip.Addr{}, "", fmt.Errorf("--join %q: write AA%%DEV, such as 2001:db8:aa::1%%eth0", s)
 	}
-	aa, err := config.ParseAddr(left)
+	aa, err := config.ParseAnycast(left)
 	if err != nil {
 		return netip.Addr{}, "", fmt.Errorf("--join %q: %w", s, err)
 	}
-	if !aa.Is6() || aa.Is4In6() {
+	if !aa.Is6() {
 		return netip.Addr{}, "", fmt.Errorf("--join %q: only IPv6 has anycast addresses that a host can join", s)
 	}
 	return aa, dev, nil

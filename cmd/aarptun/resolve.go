@@ -62,21 +62,21 @@ Exit code 69 says that nobody answered whose answer could be used.`,
   aarptun resolve -v 2001:db8:aa::1
   aarptun resolve --pubkey "$(cat member.pub)" 192.0.2.1
   aarptun resolve -n 20 2001:db8:aa::1    # which members are seen from here?`,
-		Args: cobra.ExactArgs(1),
+		Args: oneArg("an anycast address"),
 		RunE: func(c *cobra.Command, args []string) error {
-			aa, err := config.ParseAddr(args[0])
+			aa, err := config.ParseAnycast(args[0])
 			if err != nil {
 				return err
 			}
 			if a.count < 1 || a.count > 10000 {
-				return usageError{fmt.Errorf("-n %d: it must be 1 to 10000", a.count)}
+				return usagef(c, "--count %d: it must be 1 to 10000", a.count)
 			}
 			if a.timeout < time.Millisecond || a.timeout > time.Minute {
-				return usageError{fmt.Errorf("--timeout %v: it must be 1ms to 1m", a.timeout)}
+				return usagef(c, "--timeout %v: it must be 1ms to 1m", a.timeout)
 			}
 			found, err := a.ask(c, aa)
 			if err != nil {
-				return err
+				return a.explain(err, aa)
 			}
 			return a.print(c.OutOrStdout(), found)
 		},
@@ -84,14 +84,25 @@ Exit code 69 says that nobody answered whose answer could be used.`,
 	f := cmd.Flags()
 	f.BoolVarP(&a.verbose, "verbose", "v", false, "say how the answer was found")
 	f.BoolVar(&a.json, "json", false, "print JSON, one object a member")
-	f.IntVarP(&a.count, "count", "n", 1, "ask so many times and list the members seen")
-	f.DurationVar(&a.timeout, "timeout", 2*time.Second, "how long to wait for an answer")
+	f.IntVarP(&a.count, "count", "n", 1, "ask so many `TIMES`, 1 to 10000, and list the members seen")
+	f.DurationVar(&a.timeout, "timeout", 2*time.Second, "`TIME` to wait for an answer, 1ms to 1m")
 	f.Var(mark{&a.mark}, "fwmark", "mark of the probes, which bypass a running daemon's TUN")
 	f.Var(prefixes{&a.members}, "member-prefix", "believe only members in this prefix; may be repeated")
 	f.StringVar(&a.pskFile, "psk-file", "", "file of the shared keys; believe only answers that show its first one")
 	f.Var(publicKeys{&a.public}, "pubkey", "public key of a member; believe only answers signed with one of them; may be repeated")
 	f.Uint16Var(&a.stunPort, "stun-port", a.stunPort, "UDP port of the members' responders; 0 does not ask them")
 	return cmd
+}
+
+// explain adds what to do about it.
+func (a *asking) explain(err error, aa netip.Addr) error {
+	switch {
+	case errors.Is(err, resolver.ErrNoAnswer):
+		return fmt.Errorf("%w: see that there is a route ('ip route get %v') and that a member has joined it ('aarptun member --help')", err, aa)
+	case !a.verbose && (errors.Is(err, resolver.ErrUntrusted) || errors.Is(err, resolver.ErrSelfAnswer)):
+		return fmt.Errorf("%w: 'aarptun resolve -v %v' says which answer was refused, and why", err, aa)
+	}
+	return err
 }
 
 // ask returns the members that answered, in the order in which they were seen.

@@ -31,7 +31,7 @@ It needs root, or CAP_NET_ADMIN and CAP_NET_RAW and access to /dev/net/tun.`,
   aarptun run -p 2001:db8:aa::/64 --member-prefix 2001:db8:1000::/36
   aarptun run -p 198.51.100.0/24 --pubkey "$(cat member.pub)"
   aarptun run -p 198.51.100.1/32 --static 198.51.100.1=203.0.113.7`,
-		Args: cobra.NoArgs,
+		Args: noArgsBut("--prefix"),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := cfg.Validate(); err != nil {
 				return err
@@ -50,16 +50,16 @@ It needs root, or CAP_NET_ADMIN and CAP_NET_RAW and access to /dev/net/tun.`,
 	f.Var(pskFiles{&cfg.PSKFiles}, "psk-file", "file of the shared keys; answers must show its first one (trust psk); once for each prefix")
 	f.Var(publicKeys{&cfg.PublicKeys}, "pubkey", "public key of a member; answers must be signed with one of them (trust ed25519); may be repeated")
 	f.Uint16Var(&cfg.STUNPort, "stun-port", cfg.STUNPort, "UDP port of the members' responders; 0 does not ask them")
-	f.StringVar(&cfg.TUN, "tun", cfg.TUN, "name of the TUN device")
-	f.IntVar(&cfg.MTU, "mtu", cfg.MTU, "MTU of the device in bytes, 1280 to 65535; 0 takes the uplink's")
-	f.IntVar(&cfg.Table, "table", cfg.Table, "routing table for the prefixes")
+	f.StringVar(&cfg.TUN, "tun", cfg.TUN, "`NAME` of the TUN device, 1 to 15 bytes")
+	f.IntVar(&cfg.MTU, "mtu", cfg.MTU, "MTU of the device in `BYTES`, 1280 to 65535; 0 takes the uplink's")
+	f.IntVar(&cfg.Table, "table", cfg.Table, "`NUMBER` of the routing table for the prefixes; nothing else may use it")
 	f.Var(mark{&cfg.Mark}, "fwmark", "mark of aarptun's own sockets, which bypass the TUN")
-	f.DurationVar(&cfg.CacheTTL, "cache-ttl", cfg.CacheTTL, "how long an answer is used for new flows")
+	f.DurationVar(&cfg.CacheTTL, "cache-ttl", cfg.CacheTTL, "`TIME` for which an answer is used for new flows, 100ms to 24h")
 	f.Var(choice[config.Unresolved]{&cfg.Unresolved, []config.Unresolved{config.Direct, config.Reject}}, "unresolved",
-		"what to do with an address that answers from itself")
-	f.DurationVar(&cfg.DrainTimeout, "drain-timeout", cfg.DrainTimeout, "how long flows may go on after a stop")
-	f.StringVar(&cfg.AdminSocket, "admin-socket", cfg.AdminSocket, "unix socket for status, flows and pins")
-	f.StringVar(&cfg.StateDir, "state-dir", cfg.StateDir, "directory of the journal of changes to the host")
+		"carry a flow to an address that answers from itself on to it, or refuse it")
+	f.DurationVar(&cfg.DrainTimeout, "drain-timeout", cfg.DrainTimeout, "`TIME` that flows may go on for after a stop, 0 to 1h")
+	f.StringVar(&cfg.AdminSocket, "admin-socket", cfg.AdminSocket, "`PATH` of the unix socket for status, flows and pins")
+	f.StringVar(&cfg.StateDir, "state-dir", cfg.StateDir, "`DIR` of the journal of changes to the host")
 	f.Var(logLevel{&cfg.LogLevel}, "log-level", "debug, info, warn or error")
 	f.Var(choice[string]{&cfg.LogFormat, []string{"text", "json"}}, "log-format", "form of the log")
 	return cmd

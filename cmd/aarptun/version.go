@@ -25,19 +25,28 @@ func version() string {
 	return release
 }
 
+// versionText is what `aarptun version` and `aarptun --version` print.
+func versionText() string {
+	return fmt.Sprintf("aarptun %s %s %s/%s", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+}
+
 func newVersion() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
-		Args:  cobra.NoArgs,
+		Long: `Version prints the release, with the commit it was built from where that is
+known, and the Go release and platform it was built for.`,
+		Example: `  aarptun version
+  aarptun version --json`,
+		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if asJSON {
 				return printJSON(c.OutOrStdout(), map[string]string{
 					"version": version(), "go": runtime.Version(), "os": runtime.GOOS, "arch": runtime.GOARCH,
 				})
 			}
-			_, err := fmt.Fprintf(c.OutOrStdout(), "aarptun %s %s %s/%s\n", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			_, err := fmt.Fprintln(c.OutOrStdout(), versionText())
 			return err
 		},
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"syscall"
 )
@@ -30,10 +31,11 @@ func NewClient(path string) *Client {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", path)
 	}
-	return &Client{path: path, http: &http.Client{
-		Timeout:   requestTimeout,
-		Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true},
-	}}
+	return &Client{path: path, http: &http.Client{Timeout: requestTimeout, Transport: transport(dial)}}
+}
+
+func transport(dial func(ctx context.Context, network, address string) (net.Conn, error)) *http.Transport {
+	return &http.Transport{DialContext: dial, DisableKeepAlives: true}
 }
 
 // Status returns how the daemon is.
@@ -60,18 +62,30 @@ func get[T any](ctx context.Context, c *Client, path string) (answer T, err erro
 	if response.StatusCode != http.StatusOK {
 		return answer, fmt.Errorf("admin: %s answers %s to %s: is it another version of aarptun?", c.path, response.Status, path)
 	}
-	if err := json.NewDecoder(io.LimitReader(response.Body, maxAnswer)).Decode(&answer); err != nil {
+	switch err := json.NewDecoder(io.LimitReader(response.Body, maxAnswer)).Decode(&answer); {
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, context.DeadlineExceeded):
+		return answer, c.explain(err)
+	case err != nil:
 		return answer, fmt.Errorf("admin: %s gives a wrong answer to %s: %w", c.path, path, err)
 	}
 	return answer, nil
 }
 
+// explain says what a failed request means to who asked.
 func (c *Client) explain(err error) error {
+	var outer *url.Error
+	if errors.As(err, &outer) {
+		err = outer.Err // it repeats the request, which the user has not made
+	}
 	switch {
-	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ENOTDIR):
 		return fmt.Errorf("%w at %s: start it with 'aarptun run', or name its socket with --admin-socket", ErrNotRunning, c.path)
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return fmt.Errorf("%w at %s any more: it ended while it was asked", ErrNotRunning, c.path)
 	case errors.Is(err, os.ErrPermission):
 		return fmt.Errorf("admin: %s belongs to another user: run this as the user who runs aarptun: %w", c.path, os.ErrPermission)
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("%w at %s that answers within %v: see whether the process that listens there is stuck", ErrNotRunning, c.path, requestTimeout)
 	}
 	return fmt.Errorf("admin: %s: %w", c.path, err)
 }

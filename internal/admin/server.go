@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
@@ -18,8 +19,13 @@ import (
 	"aarptun/nat"
 )
 
-// ErrInUse says that another daemon listens on the socket.
-var ErrInUse = errors.New("admin: the socket is in use by another aarptun")
+var (
+	// ErrInUse says that another daemon listens on the socket.
+	ErrInUse = errors.New("admin: the socket is in use by another aarptun")
+	// ErrPath says that there can be no socket at the path that was asked for.
+	// It also wraps the kernel's error, if that is why.
+	ErrPath = errors.New("admin: wrong path for the socket")
+)
 
 const (
 	// socketMode lets only the owner in: flows name who talks to whom.
@@ -27,9 +33,10 @@ const (
 	dirMode    = 0o755
 
 	// A client that is slower than this has gone, or means harm.
-	requestTimeout = 10 * time.Second
-	maxHeader      = 16 << 10
-	maxConns       = 64 // the next client waits in the kernel's queue
+	requestTimeout  = 10 * time.Second
+	shutdownTimeout = time.Second
+	maxHeader       = 16 << 10
+	maxConns        = 64 // the next client waits in the kernel's queue
 )
 
 // Source is where the answers come from.
@@ -41,79 +48,127 @@ type Source interface {
 
 // Server answers on one unix socket.
 type Server struct {
-	listener *net.UnixListener
+	listener net.Listener
+	socket   os.FileInfo // tells our socket from another's at the same path
 	http     *http.Server
 	path     string
+	conns    sync.WaitGroup // connections that are being served
 }
 
 // Listen opens the socket at path, an absolute path, and makes its directory
 // if there is none. A socket that a dead daemon left is replaced; one that is
-// answered is [ErrInUse]; anything else at path is left alone and is an error.
+// answered is [ErrInUse]; anything else at path is left alone and is
+// [ErrPath].
 func Listen(path string, source Source, log *slog.Logger) (*Server, error) {
 	if err := os.MkdirAll(filepath.Dir(path), dirMode); err != nil {
-		return nil, fmt.Errorf("admin: %w", err)
+		return nil, wrongPath(err)
 	}
 	if _, err := RemoveStale(path); err != nil {
 		return nil, err
 	}
-	// The socket is made in a directory of ours and shows up under its name
-	// only when its mode is right, so that there is no moment in which others
-	// could connect.
-	private, err := os.MkdirTemp(filepath.Dir(path), ".admin-")
-	if err != nil {
-		return nil, fmt.Errorf("admin: %w", err)
-	}
-	defer os.RemoveAll(private) //nolint:errcheck // only an empty directory is left, and the next start makes its own
-	listener, err := listenAt(filepath.Join(private, "s"), path)
-	if err != nil {
-		return nil, fmt.Errorf("admin: %w", err)
-	}
-	s := &Server{listener: listener, path: path}
-	s.http = &http.Server{
-		Handler:           handler(source),
-		ReadHeaderTimeout: requestTimeout, ReadTimeout: requestTimeout, WriteTimeout: requestTimeout,
-		MaxHeaderBytes: maxHeader,
-		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	s := newServer(path, source, log)
+	if err := s.listen(); err != nil {
+		return nil, wrongPath(err)
 	}
 	return s, nil
 }
 
-func listenAt(private, path string) (*net.UnixListener, error) {
-	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: private, Net: "unix"})
+func newServer(path string, source Source, log *slog.Logger) *Server {
+	s := &Server{path: path}
+	s.http = &http.Server{
+		Handler:           handler(source),
+		ReadHeaderTimeout: requestTimeout, ReadTimeout: requestTimeout, WriteTimeout: requestTimeout,
+		MaxHeaderBytes: maxHeader,
+		ConnState:      s.follow,
+		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	return s
+}
+
+func wrongPath(err error) error {
+	return fmt.Errorf("%w: %w: choose another with --admin-socket", ErrPath, err)
+}
+
+// listen makes the socket in a directory of ours; it shows up under its name
+// only when its mode is right, so that there is no moment in which others
+// could connect.
+func (s *Server) listen() error {
+	private, err := os.MkdirTemp(filepath.Dir(s.path), ".admin-")
 	if err != nil {
-		return nil, err
+		return err
+	}
+	defer os.RemoveAll(private) //nolint:errcheck // only an empty directory is left, and the next start makes its own
+	// The longer path of the private directory might not fit into an address
+	// (unix(7), 107 bytes), so it is named by its descriptor.
+	dir, err := os.Open(private)
+	if err != nil {
+		return err
+	}
+	defer dir.Close() //nolint:errcheck // nothing was written
+	made := fmt.Sprintf("/proc/self/fd/%d/s", dir.Fd())
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: made, Net: "unix"})
+	if err != nil {
+		return err
 	}
 	listener.SetUnlinkOnClose(false) // it will have moved
-	if err := os.Chmod(private, socketMode); err != nil {
-		return nil, errors.Join(err, listener.Close())
+	if err = os.Chmod(made, socketMode); err == nil {
+		err = os.Rename(made, s.path)
 	}
-	if err := os.Rename(private, path); err != nil {
-		return nil, errors.Join(err, listener.Close())
+	if err == nil {
+		s.socket, err = os.Lstat(s.path)
 	}
-	return listener, nil
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	s.listener = netutil.LimitListener(listener, maxConns)
+	return nil
+}
+
+// follow counts the connections. A new one is reported by the goroutine that
+// accepts, so none comes once that has ended.
+func (s *Server) follow(_ net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		s.conns.Add(1)
+	case http.StateClosed:
+		s.conns.Done()
+	}
 }
 
 // RemoveStale removes the socket of a daemon that is dead, and reports whether
 // there was one. A socket that is answered is [ErrInUse].
 func RemoveStale(path string) (removed bool, err error) {
+	stale, err := IsStale(path)
+	if err != nil || !stale {
+		return false, err
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return false, fmt.Errorf("admin: %w", err)
+	}
+	return true, nil
+}
+
+// IsStale reports whether there is the socket of a daemon that is dead. A
+// socket that is answered is [ErrInUse], and anything else [ErrPath].
+func IsStale(path string) (bool, error) {
 	info, err := os.Lstat(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("admin: %w", err)
+		return false, wrongPath(err)
 	}
 	if info.Mode().Type() != os.ModeSocket {
-		return false, fmt.Errorf("admin: %s exists and is not a socket: choose another path with --admin-socket", path)
+		return false, wrongPath(fmt.Errorf("%s exists and is not a socket", path))
 	}
 	conn, err := net.DialTimeout("unix", path, time.Second)
 	if err == nil {
 		return false, errors.Join(fmt.Errorf("%w: %s: choose another path with --admin-socket", ErrInUse, path), conn.Close())
 	}
-	if !errors.Is(err, syscall.ECONNREFUSED) {
-		return false, fmt.Errorf("admin: %w", err)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil // it has just been removed
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if !errors.Is(err, syscall.ECONNREFUSED) {
 		return false, fmt.Errorf("admin: %w", err)
 	}
 	return true, nil
@@ -123,30 +178,33 @@ func RemoveStale(path string) (removed bool, err error) {
 // returns when no request is being answered any more.
 func (s *Server) Run(ctx context.Context) error {
 	ended := make(chan error, 1)
-	go func() { ended <- s.http.Serve(netutil.LimitListener(s.listener, maxConns)) }()
+	go func() { ended <- s.http.Serve(s.listener) }()
 	var err error
 	select {
 	case err = <-ended:
+		err = errors.Join(err, s.http.Close())
 	case <-ctx.Done():
-		// The deadline of a request bounds how long this takes; a second is
-		// long for an answer from memory.
-		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		// A second is long for an answer from memory; who has not read his by
+		// then is cut off.
+		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
 		defer cancel()
 		if s.http.Shutdown(stop) != nil {
 			err = s.http.Close()
 		}
-		<-ended
+		<-ended // http.ErrServerClosed
 	}
-	if errors.Is(err, http.ErrServerClosed) {
-		err = nil
-	}
+	s.conns.Wait()
 	return errors.Join(err, s.remove())
 }
 
 // Close ends a server that was never run.
 func (s *Server) Close() error { return errors.Join(s.listener.Close(), s.remove()) }
 
+// remove takes the socket away, unless another daemon has put its own there.
 func (s *Server) remove() error {
+	if info, err := os.Lstat(s.path); err != nil || !os.SameFile(info, s.socket) {
+		return nil
+	}
 	if err := os.Remove(s.path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("admin: %w", err)
 	}

@@ -108,7 +108,7 @@ func Default() Config {
 // Validate returns an error that names the first wrong value and the remedy.
 // It is an [ErrInvalid].
 func (c Config) Validate() error {
-	for _, check := range []func() error{c.checkPrefixes, c.checkStatic, c.checkKeys, c.checkDevice, c.checkRest} {
+	for _, check := range []func() error{c.checkPrefixes, c.checkStatic, c.checkKeys, c.checkDevice, c.checkRest, c.ValidatePaths} {
 		if err := check(); err != nil {
 			return err
 		}
@@ -126,22 +126,40 @@ func (c Config) checkPrefixes() error {
 		}
 	}
 	for _, p := range c.Prefixes {
-		for _, special := range specialPrefixes {
-			if p.Overlaps(special) {
-				return invalid("prefix %v contains %v, which is never anycast: name only the anycast prefixes", p, special)
-			}
+		if special, ok := specialIn(p); ok {
+			return invalid("prefix %v has addresses in %v, which is never anycast: name only the anycast prefixes", p, special)
 		}
 	}
 	return nil
 }
 
-// specialPrefixes hold no address that several hosts could share (RFC 6890,
-// RFC 4291 section 2). Routing them into the TUN would cut the host off.
-var specialPrefixes = []netip.Prefix{
-	netip.MustParsePrefix("::/128"), netip.MustParsePrefix("::1/128"), netip.MustParsePrefix("::ffff:0:0/96"),
-	netip.MustParsePrefix("fe80::/10"), netip.MustParsePrefix("ff00::/8"),
-	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("127.0.0.0/8"),
-	netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("224.0.0.0/3"),
+// special is a prefix that holds no address that several hosts could share.
+type special struct {
+	prefix netip.Prefix
+	name   string
+}
+
+// String is the prefix and what it is for.
+func (s special) String() string { return s.prefix.String() + " (" + s.name + ")" }
+
+// specials are such prefixes (RFC 6890, RFC 4291 section 2). Routing them into
+// the TUN would cut the host off.
+var specials = []special{
+	{netip.MustParsePrefix("::/128"), "unspecified"}, {netip.MustParsePrefix("::1/128"), "loopback"},
+	{netip.MustParsePrefix("::ffff:0:0/96"), "IPv4-mapped"}, {netip.MustParsePrefix("fe80::/10"), "link-local"},
+	{netip.MustParsePrefix("ff00::/8"), "multicast"}, {netip.MustParsePrefix("0.0.0.0/8"), "this network"},
+	{netip.MustParsePrefix("127.0.0.0/8"), "loopback"}, {netip.MustParsePrefix("169.254.0.0/16"), "link-local"},
+	{netip.MustParsePrefix("224.0.0.0/4"), "multicast"}, {netip.MustParsePrefix("240.0.0.0/4"), "reserved"},
+}
+
+// specialIn returns the first special prefix that shares addresses with p.
+func specialIn(p netip.Prefix) (special, bool) {
+	for _, s := range specials {
+		if p.Overlaps(s.prefix) {
+			return s, true
+		}
+	}
+	return special{}, false
 }
 
 func (c Config) checkStatic() error {
@@ -155,6 +173,9 @@ func (c Config) checkStatic() error {
 		for _, ua := range uas {
 			if ua.Is4() != aa.Is4() {
 				return invalid("static member %v=%v: the addresses are of different families", aa, ua)
+			}
+			if special, ok := specialIn(netip.PrefixFrom(ua, ua.BitLen())); ok {
+				return invalid("static member %v=%v: the member's address lies in %v, where no member can be reached", aa, ua, special)
 			}
 			if c.covers(ua) {
 				return invalid("static member %v=%v: the member's address lies in an anycast prefix and would be routed back into the TUN", aa, ua)
@@ -210,12 +231,20 @@ func (c Config) checkRest() error {
 		return invalid("unresolved %q: it must be direct or reject", c.Unresolved)
 	case c.DrainTimeout < 0 || c.DrainTimeout > time.Hour:
 		return invalid("drain timeout %v: it must be 0 to 1h", c.DrainTimeout)
+	case c.LogFormat != "text" && c.LogFormat != "json":
+		return invalid("log format %q: it must be text or json", c.LogFormat)
+	}
+	return nil
+}
+
+// ValidatePaths is the part of [Config.Validate] that commands need which only
+// look at a daemon or clean up after one.
+func (c Config) ValidatePaths() error {
+	switch {
 	case !filepath.IsAbs(c.AdminSocket) || len(c.AdminSocket) > 107:
 		return invalid("admin socket %q: it must be an absolute path of at most 107 bytes (unix(7))", c.AdminSocket)
 	case !filepath.IsAbs(c.StateDir):
 		return invalid("state directory %q: it must be an absolute path", c.StateDir)
-	case c.LogFormat != "text" && c.LogFormat != "json":
-		return invalid("log format %q: it must be text or json", c.LogFormat)
 	}
 	return nil
 }

@@ -39,6 +39,22 @@ func ParseAddr(s string) (netip.Addr, error) {
 	return a, nil
 }
 
+// ParseAnycast reads an address that can be anycast: not loopback, link-local,
+// multicast, or of another class that hosts do not share.
+func ParseAnycast(s string) (netip.Addr, error) {
+	a, err := ParseAddr(s)
+	if err != nil {
+		return a, err
+	}
+	if a.Is4In6() {
+		return netip.Addr{}, invalid("address %q: write %v, the IPv4 address that it stands for", s, a.Unmap())
+	}
+	if special, ok := specialIn(netip.PrefixFrom(a, a.BitLen())); ok {
+		return netip.Addr{}, invalid("address %q lies in %v, which is never anycast: name the anycast address", s, special)
+	}
+	return a, nil
+}
+
 // ParseStatic reads AA=UA.
 func ParseStatic(s string) (aa, ua netip.Addr, err error) {
 	left, right, found := strings.Cut(s, "=")
@@ -78,7 +94,11 @@ func ParsePublicKey(s string) (netip.Prefix, ed25519.PublicKey, error) {
 // ParseMark reads a firewall mark, decimal or hexadecimal with 0x, from 1 to
 // 0xffffffff.
 func ParseMark(s string) (uint32, error) {
-	mark, err := strconv.ParseUint(s, 0, 32)
+	digits, base := s, 10
+	if hex, ok := strings.CutPrefix(strings.ToLower(s), "0x"); ok {
+		digits, base = hex, 16
+	}
+	mark, err := strconv.ParseUint(digits, base, 32)
 	if err != nil || mark == 0 {
 		return 0, invalid("mark %q: it must be a number from 1 to 0xffffffff", s)
 	}

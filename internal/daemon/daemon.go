@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
-	"net/netip"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -66,7 +64,7 @@ func build(cfg config.Config, version string, host *tun.Host, log *slog.Logger) 
 	if h.resolver, err = newResolver(cfg, h.ping, h.member, host.Locals(), log); err != nil {
 		return h, err
 	}
-	h.translator, err = nat.New(nat.Config{Resolver: h.resolver, Dial: dialer(cfg.Mark), Pinger: h.ping, Log: log})
+	h.translator, err = nat.New(nat.Config{Resolver: h.resolver, Outside: &nat.Kernel{Control: tun.Control(cfg.Mark)}, Pinger: h.ping, Log: log})
 	if err != nil {
 		return h, err
 	}
@@ -157,17 +155,5 @@ func tunConfig(cfg config.Config) tun.Config {
 	return tun.Config{
 		Name: cfg.TUN, MTU: cfg.MTU, Prefixes: cfg.Prefixes,
 		Table: cfg.Table, Mark: cfg.Mark, Dir: cfg.StateDir,
-	}
-}
-
-// keepalive is the kernel's own default (tcp(7)), asked for: a dead peer is
-// noticed, and no idle flow is cut before the 2 h 4 min of RFC 5382 REQ-5.
-var keepalive = net.KeepAliveConfig{Enable: true, Idle: 2 * time.Hour, Interval: 75 * time.Second, Count: 9}
-
-// dialer opens the outside half of flows with sockets that bypass the TUN.
-func dialer(mark uint32) nat.DialFunc {
-	d := &net.Dialer{Control: tun.Control(mark), KeepAliveConfig: keepalive}
-	return func(ctx context.Context, network string, ua netip.AddrPort) (net.Conn, error) {
-		return d.DialContext(ctx, network, ua.String())
 	}
 }

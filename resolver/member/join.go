@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -38,7 +39,7 @@ func Join(aa netip.Addr, dev string) (*Membership, error) {
 	m := &Membership{file: os.NewFile(uintptr(fd), "anycast "+aa.String()), aa: aa, dev: dev}
 	mreq := &unix.IPv6Mreq{Multiaddr: aa.As16(), Interface: uint32(link.Index)}
 	if err := unix.SetsockoptIPv6Mreq(fd, unix.IPPROTO_IPV6, unix.IPV6_JOIN_ANYCAST, mreq); err != nil {
-		return nil, errors.Join(explain(err, aa, dev), m.file.Close())
+		return nil, errors.Join(explain(err, aa, link), m.file.Close())
 	}
 	joined, err := isJoined(aa, dev)
 	if err == nil && !joined {
@@ -50,19 +51,35 @@ func Join(aa netip.Addr, dev string) (*Membership, error) {
 	return m, nil
 }
 
-// explain says what the kernel means (net/ipv6/anycast.c).
-func explain(err error, aa netip.Addr, dev string) error {
+// minMTU is the least MTU of a link that carries IPv6 (RFC 8200 section 5); the
+// kernel has no IPv6 on others.
+const minMTU = 1280
+
+// explain says what the kernel means (ipv6_sock_ac_join in net/ipv6/anycast.c).
+// It says some things with an error that means another.
+func explain(err error, aa netip.Addr, link *net.Interface) error {
+	dev := link.Name
+	refused := fmt.Sprintf("member: the kernel refuses %v on %s", aa, dev)
 	switch {
 	case errors.Is(err, unix.EPERM):
 		return fmt.Errorf("member: joining %v needs CAP_NET_ADMIN: run as root: %w", aa, err)
-	case errors.Is(err, unix.EADDRNOTAVAIL):
-		return fmt.Errorf("member: the kernel refuses %v on %s, because a host may only join an address in an on-link prefix of that interface: give the interface an address in that prefix ('ip addr add PREFIX dev %s'), or make the host a router ('sysctl -w net.ipv6.conf.all.forwarding=1'): %w", aa, dev, dev, err)
 	case errors.Is(err, unix.EINVAL):
-		return fmt.Errorf("member: the kernel refuses %v on %s, because the address is configured as an ordinary one on this host ('ip -6 addr show to %v'), or is multicast: %w", aa, dev, aa, err)
-	case errors.Is(err, unix.ENODEV):
-		return fmt.Errorf("member: IPv6 is disabled on %s: 'sysctl -w net.ipv6.conf.%s.disable_ipv6=0': %w", dev, dev, err)
+		return fmt.Errorf("%s, because the address is configured as an ordinary one on this host ('ip -6 addr show to %v'): %w", refused, aa, err)
+	case isDisabled(dev):
+		return fmt.Errorf("%s, because IPv6 is disabled there: 'sysctl -w net.ipv6.conf.%s.disable_ipv6=0': %w", refused, strings.ReplaceAll(dev, ".", "/"), err)
+	case errors.Is(err, unix.ENODEV) && link.MTU < minMTU:
+		return fmt.Errorf("%s, because its MTU is %d, and IPv6 needs %d: 'ip link set %s mtu %d': %w", refused, link.MTU, minMTU, dev, minMTU, err)
+	case link.Flags&net.FlagUp == 0:
+		return fmt.Errorf("%s, because the interface is down: 'ip link set %s up': %w", refused, dev, err)
+	case errors.Is(err, unix.EADDRNOTAVAIL):
+		return fmt.Errorf("%s, because a host may only join an address in an on-link prefix of that interface: give the interface an address in that prefix ('ip addr add PREFIX dev %s'), or make the host a router ('sysctl -w net.ipv6.conf.all.forwarding=1'): %w", refused, dev, err)
 	}
-	return fmt.Errorf("member: the kernel refuses %v on %s: %w", aa, dev, err)
+	return fmt.Errorf("%s: %w", refused, err)
+}
+
+func isDisabled(dev string) bool {
+	value, err := os.ReadFile(filepath.Join(sysctlRoot, "conf", dev, "disable_ipv6"))
+	return err == nil && strings.TrimSpace(string(value)) == "1"
 }
 
 // isJoined looks the address up in the thread's own namespace.

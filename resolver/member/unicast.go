@@ -112,8 +112,14 @@ func (u *unicasts) locals(asker netip.Addr) []netip.Addr {
 // Locals returns the addresses of this host.
 func Locals() []netip.Addr {
 	var own []netip.Addr
-	for _, p := range interfaceAddrs() {
-		own = append(own, p.Addr().Unmap())
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil // without the list no address is known to be ours
+	}
+	for _, a := range addrs {
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			own = append(own, p.Addr().Unmap())
+		}
 	}
 	return own
 }

@@ -23,13 +23,12 @@ var breaking = []struct{ name, bad, effect string }{
 	{"icmp/echo_ignore_all", "1", "no echo request is answered"},
 }
 
-// Warnings returns what on this host breaks resolving of aa by ICMPv6 echo.
-func Warnings(aa netip.Addr) []Warning { return warnings(sysctlRoot, aa, interfaceAddrs()) }
-
-func warnings(root string, aa netip.Addr, own []netip.Prefix) []Warning {
+// Warnings returns what on this host breaks resolving of aa by ICMPv6 echo, in
+// the network namespace of the calling thread.
+func Warnings(aa netip.Addr) []Warning {
 	var found []Warning
 	for _, setting := range breaking {
-		value, err := os.ReadFile(filepath.Join(root, setting.name))
+		value, err := os.ReadFile(filepath.Join(sysctlRoot, setting.name))
 		if err != nil || strings.TrimSpace(string(value)) != setting.bad {
 			continue // a kernel without the setting does not have the fault
 		}
@@ -39,27 +38,32 @@ func warnings(root string, aa netip.Addr, own []netip.Prefix) []Warning {
 			Remedy:  "sysctl -w " + key + "=0",
 		})
 	}
-	for _, p := range own {
-		if p.Addr() == aa {
-			found = append(found, Warning{
-				Finding: aa.String() + " is also an ordinary address of this host, so it answers from itself and names no member",
-				Remedy:  "ip -6 addr del " + p.String() + " dev DEV",
-			})
-		}
+	if own, dev := ownAddress(aa); dev != "" {
+		found = append(found, Warning{
+			Finding: aa.String() + " is also an ordinary address of this host, so it answers from itself and names no member",
+			Remedy:  "ip -6 addr del " + own.String() + " dev " + dev,
+		})
 	}
 	return found
 }
 
-func interfaceAddrs() []netip.Prefix {
-	addrs, err := net.InterfaceAddrs()
+// ownAddress returns the interface that has a as an ordinary address, "" if
+// none has.
+func ownAddress(a netip.Addr) (own netip.Prefix, dev string) {
+	links, err := net.Interfaces()
 	if err != nil {
-		return nil // without the list there is nothing to warn of
+		return own, "" // without the list there is nothing to warn of
 	}
-	var own []netip.Prefix
-	for _, a := range addrs {
-		if p, err := netip.ParsePrefix(a.String()); err == nil {
-			own = append(own, p)
+	for _, link := range links {
+		addrs, err := link.Addrs()
+		if err != nil {
+			continue // the interface has gone
+		}
+		for _, addr := range addrs {
+			if own, err := netip.ParsePrefix(addr.String()); err == nil && own.Addr() == a {
+				return own, link.Name
+			}
 		}
 	}
-	return own
+	return own, ""
 }

@@ -1,0 +1,89 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// TestMain makes the test binary the command, as the scripts type it.
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"aarptun": main})
+}
+
+func TestEveryCommandExplainsItself(t *testing.T) {
+	root := newRoot()
+	commands := append([]*cobra.Command{root, newHelp()}, root.Commands()...)
+	if len(commands) < 10 {
+		t.Fatalf("only %d commands", len(commands))
+	}
+	for _, c := range commands {
+		if c.Long == "" || c.Short == "" || c.Example == "" {
+			t.Errorf("%s: Short, Long and Example must all say something", c.Name())
+		}
+		for line := range strings.Lines(c.Long) {
+			if len(line) > 81 {
+				t.Errorf("%s: a line of its help has %d columns: %q", c.Name(), len(line), line)
+			}
+		}
+		c.Flags().VisitAll(func(f *pflag.Flag) {
+			name, usage := pflag.UnquoteUsage(f)
+			if usage == "" {
+				t.Errorf("%s --%s is not explained", c.Name(), f.Name)
+			}
+			if name == "string" || name == "int" || name == "duration" || name == "stringArray" {
+				t.Errorf("%s --%s %s: name what is to be given, not its type", c.Name(), f.Name, name)
+			}
+		})
+	}
+}
+
+func TestHelpIsPrintedAndCallsExamplesSo(t *testing.T) {
+	for _, args := range [][]string{{"--help"}, {"help"}, {"help", "run"}, {"run", "--help"}, {"flows", "-h"}, {}} {
+		root := newRoot()
+		var out bytes.Buffer
+		root.SetOut(&out)
+		root.SetErr(&out)
+		root.SetArgs(args)
+		if err := root.Execute(); err != nil || !strings.Contains(out.String(), "Examples:") || !strings.Contains(out.String(), "--help") {
+			t.Errorf("%v: %v: %s", args, err, out.String())
+		}
+	}
+}
+
+// The exit codes are a promise to scripts, made in two places.
+func TestExitCodesAreDocumented(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for place, text := range map[string]string{"README.md": string(readme), "aarptun --help": newRoot().Long} {
+		words := strings.Join(strings.Fields(text), " ")
+		for code, meaning := range map[int]string{
+			exitOK: "ok", exitFailed: "failed", exitUsage: "wrong usage", exitNoAnswer: "no answer",
+			exitPermission: "no permission", exitConfig: "the host is not as it must be",
+		} {
+			if promise := fmt.Sprintf("%d %s", code, meaning); !strings.Contains(words, promise) {
+				t.Errorf("%s does not say %q", place, promise)
+			}
+		}
+	}
+}
+
+func TestNearest(t *testing.T) {
+	words := []string{"run", "resolve", "status", "flows", "pins", "member", "cleanup"}
+	for written, want := range map[string]string{
+		"flws": "flows", "flosw": "flows", "stat": "status", "pin": "pins", "rnu": "", "ru": "run", "clean": "cleanup",
+		"": "", "x": "", "bogus": "", "resolves": "resolve",
+	} {
+		if got := nearest(written, words); got != want {
+			t.Errorf("%q: got %q, want %q", written, got, want)
+		}
+	}
+}

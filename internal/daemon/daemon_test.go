@@ -1,0 +1,327 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"aarptun/internal/admin"
+	"aarptun/internal/config"
+	"aarptun/nat"
+	"aarptun/tun"
+)
+
+// running is a daemon that runs.
+type running struct {
+	client *admin.Client
+	log    *lockedBuffer
+	end    context.CancelFunc
+	ended  chan error
+}
+
+// lockedBuffer is a log that can be read while it is written.
+type lockedBuffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
+
+// start runs a daemon and returns when it is ready. It is ended with the test,
+// if not before.
+func start(t *testing.T, cfg config.Config) *running {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	r := &running{client: admin.NewClient(cfg.AdminSocket), log: &lockedBuffer{}, end: cancel, ended: make(chan error, 1)}
+	ready := make(chan struct{}, 2)
+	go func() {
+		r.ended <- Run(ctx, cfg, "test", slog.New(slog.NewTextHandler(r.log, nil)), func() error {
+			ready <- struct{}{}
+			return nil
+		})
+		close(r.ended)
+	}()
+	t.Cleanup(func() {
+		cancel()
+		<-r.ended
+		if len(ready) > 0 {
+			t.Error("ready was called twice")
+		}
+	})
+	select {
+	case <-ready:
+	case err := <-r.ended:
+		t.Fatalf("it did not start: %v", err)
+	}
+	return r
+}
+
+// stop ends the daemon, which must have nothing to complain of.
+func (r *running) stop(t *testing.T) {
+	t.Helper()
+	r.end()
+	select {
+	case err := <-r.ended:
+		if err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	case <-time.After(patience):
+		t.Fatal("it does not end")
+	}
+	if text := r.log.String(); strings.Contains(text, "level=WARN") || strings.Contains(text, "level=ERROR") {
+		t.Errorf("it complained:\n%s", text)
+	}
+}
+
+func TestRunCarriesAndPutsBack(t *testing.T) {
+	cfg := onHost(t)
+	r := start(t, cfg)
+	if rules := ip(t, "rule") + ip(t, "-6", "rule"); strings.Count(rules, "not from all fwmark 0xaa lookup 170 proto 170") != 2 {
+		t.Errorf("ready, and the rules are\n%s", rules)
+	}
+	if routes := ip(t, "-6", "route", "show", "table", "170"); !strings.Contains(routes, testPrefix6+" dev aarptun0") {
+		t.Errorf("ready, and the routes are\n%s", routes)
+	}
+	status, err := r.client.Status(t.Context())
+	if err != nil || status.Version != "test" || status.PID != os.Getpid() || status.Device != "aarptun0" || status.MTU != 1500 ||
+		len(status.Prefixes) != 2 || time.Since(status.Started) > patience || status.NAT.Flows != 0 {
+		t.Errorf("status: %+v, %v", status, err)
+	}
+	if ping, ok := status.Rooms["ping"].(map[string]any); !ok || ping["probes"] != 0.0 {
+		t.Errorf("status of ping: %v", status.Rooms)
+	}
+
+	conn, err := net.Dial("udp", testAA+":9999")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	if _, err := io.WriteString(conn, "hello"); err != nil {
+		t.Fatal(err)
+	}
+	flow := r.flow(t, nat.Established)
+	if flow.Proto != nat.UDP || flow.Client.String() != conn.LocalAddr().String() || flow.Anycast.String() != testAA+":9999" ||
+		flow.Member != netip.MustParseAddr(testMember) || flow.Sent != 5 || flow.Got != 0 {
+		t.Errorf("flow: %+v", flow)
+	}
+	pins, err := r.client.Pins(t.Context())
+	if err != nil || len(pins.Pins) != 1 || pins.Pins[0].Member != flow.Member || pins.Pins[0].Method != "static" ||
+		pins.Pins[0].TTL <= 0 || pins.Pins[0].TTL > cfg.CacheTTL.Milliseconds() {
+		t.Errorf("pins: %+v, %v", pins, err)
+	}
+	if status, err = r.client.Status(t.Context()); err != nil || status.NAT.UDPOpened != 1 || status.NAT.BytesOut != 5 || status.Resolver.Static != 1 {
+		t.Errorf("status: %+v, %v", status, err)
+	}
+	r.stop(t)
+	if _, err := r.client.Status(t.Context()); !errors.Is(err, admin.ErrNotRunning) {
+		t.Errorf("after the end: %v", err)
+	}
+}
+
+// flow waits for the only flow to be in a state.
+func (r *running) flow(t *testing.T, state nat.State) nat.FlowInfo {
+	t.Helper()
+	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+		flows, err := r.client.Flows(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(flows.Flows) == 1 && flows.Flows[0].State == state {
+			return flows.Flows[0]
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("flows: %+v, want one that is %v", flows.Flows, state)
+		}
+	}
+}
+
+// A stop in the middle of a dial that would take minutes ends in time. The
+// client is told nothing: its next SYN goes where it would have gone without us.
+func TestStopWithAFlowThatIsBeingDialled(t *testing.T) {
+	cfg := onHost(t)
+	r := start(t, cfg)
+	ctx, hangUp := context.WithCancel(t.Context())
+	failed := make(chan error, 1)
+	go func() {
+		conn, err := new(net.Dialer).DialContext(ctx, "tcp", testAA+":80")
+		if err == nil {
+			err = errors.Join(errors.New("connected"), conn.Close())
+		}
+		failed <- err
+	}()
+	if flow := r.flow(t, nat.Dialling); flow.Member != netip.MustParseAddr(testMember) {
+		t.Errorf("flow: %+v", flow)
+	}
+	r.stop(t)
+	hangUp()
+	if err := <-failed; !strings.Contains(err.Error(), "operation was canceled") {
+		t.Errorf("the client was told %v", err)
+	}
+}
+
+// The same host carries again, as often as is asked for.
+func TestRunAgain(t *testing.T) {
+	cfg := onHost(t)
+	for range 3 {
+		start(t, cfg).stop(t)
+	}
+}
+
+// A room that fails ends Run, says why, and what was changed is put back.
+func TestARoomThatFails(t *testing.T) {
+	cfg := onHost(t)
+	r := start(t, cfg)
+	ip(t, "link", "del", cfg.TUN)
+	select {
+	case err := <-r.ended:
+		if err == nil || !strings.Contains(err.Error(), "stack: read from the device") {
+			t.Errorf("Run: %v, want what has failed", err)
+		}
+	case <-time.After(patience):
+		t.Fatal("the device is gone, and it goes on")
+	}
+	if text := r.log.String(); !strings.Contains(text, "a room has failed, stopping") {
+		t.Errorf("it did not say so:\n%s", text)
+	}
+}
+
+// Whatever goes wrong at the start, its error says so, and nothing is left.
+func TestAStartThatFails(t *testing.T) {
+	broken := errors.New("broken")
+	for name, c := range map[string]struct {
+		before, after func(*testing.T, *config.Config)
+		ready         error
+		want          error
+	}{
+		"the device name is taken": {
+			before: func(t *testing.T, cfg *config.Config) {
+				ip(t, "link", "add", cfg.TUN, "type", "veth", "peer", "name", "other0")
+			},
+			after: func(t *testing.T, cfg *config.Config) { ip(t, "link", "del", cfg.TUN) },
+			want:  tun.ErrNameTaken,
+		},
+		"the table is taken": {
+			before: func(t *testing.T, _ *config.Config) {
+				ip(t, "route", "add", "203.0.113.0/24", "dev", "v0", "table", "170")
+			},
+			after: func(t *testing.T, _ *config.Config) {
+				ip(t, "route", "del", "203.0.113.0/24", "dev", "v0", "table", "170")
+			},
+			want: tun.ErrTableTaken,
+		},
+		"the state directory is a file": {
+			before: func(t *testing.T, cfg *config.Config) { cfg.StateDir = file(t) },
+			want:   tun.ErrConfig,
+		},
+		"the admin socket is a file": {
+			before: func(t *testing.T, cfg *config.Config) { cfg.AdminSocket = file(t) },
+			want:   admin.ErrPath,
+		},
+		"the admin socket is in use": {
+			before: func(t *testing.T, cfg *config.Config) {
+				cfg.AdminSocket = filepath.Join(t.TempDir(), "admin.sock")
+				listener, err := net.Listen("unix", cfg.AdminSocket)
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { _ = listener.Close() })
+			},
+			want: admin.ErrInUse,
+		},
+		"IPv6 is disabled": {
+			before: func(t *testing.T, _ *config.Config) { disableIPv6(t, "1") },
+			after:  func(t *testing.T, _ *config.Config) { disableIPv6(t, "0") },
+			want:   tun.ErrConfig,
+		},
+		"nobody hears that it is ready": {ready: broken, want: broken},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := onHost(t)
+			if c.after != nil {
+				t.Cleanup(func() { c.after(t, &cfg) })
+			}
+			if c.before != nil {
+				c.before(t, &cfg)
+			}
+			unchanged(t, filepath.Dir(cfg.AdminSocket))
+			said := false
+			err := Run(t.Context(), cfg, "test", slog.New(slog.DiscardHandler), func() error {
+				said = true
+				return c.ready
+			})
+			if !errors.Is(err, c.want) || said != (c.ready != nil) {
+				t.Errorf("Run: %v, ready %v, want %v", err, said, c.want)
+			}
+		})
+	}
+}
+
+func file(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// disableIPv6 is about devices that are made from now on.
+func disableIPv6(t *testing.T, value string) {
+	t.Helper()
+	if err := os.WriteFile("/proc/sys/net/ipv6/conf/default/disable_ipv6", []byte(value), 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Without CAP_NET_RAW there are no probes, and with the device made already.
+func TestAStartWithoutCapNetRaw(t *testing.T) {
+	cfg := onHost(t)
+	ended := make(chan error, 1)
+	go func() {
+		// A thread has capabilities of its own. It is not unlocked, and so
+		// ends with the goroutine.
+		runtime.LockOSThread()
+		if err := drop(unix.CAP_NET_RAW); err != nil {
+			ended <- err
+			return
+		}
+		ended <- Run(t.Context(), cfg, "test", slog.New(slog.DiscardHandler), func() error { return nil })
+	}()
+	if err := <-ended; !errors.Is(err, os.ErrPermission) || !strings.Contains(err.Error(), "CAP_NET_RAW") {
+		t.Errorf("Run: %v, want a missing permission that is named", err)
+	}
+}
+
+// drop takes a capability from the calling thread.
+func drop(capability int) error {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return err
+	}
+	data[capability/32].Effective &^= 1 << (capability % 32)
+	return unix.Capset(&header, &data[0])
+}

@@ -1,0 +1,255 @@
+package nat
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"syscall"
+	"unsafe"
+)
+
+// Numbers that package syscall lacks (linux/in6.h).
+const (
+	ipv6DontFrag     = 62
+	ipv6RecvTClass   = 66
+	ipv6RecvHopLimit = 51
+	ipv6HopLimit     = 52
+)
+
+// udpReceiveBuffer is what may wait for us in the kernel for one flow, bytes.
+const udpReceiveBuffer = 1 << 20
+
+// DialUDP implements [Outside]. The socket is connected, so that the kernel
+// drops what strangers send to it.
+func (k *Kernel) DialUDP(ctx context.Context, ua netip.AddrPort) (UDPConn, error) {
+	v4 := ua.Addr().Is4()
+	d := net.Dialer{Control: func(network, address string, c syscall.RawConn) error {
+		if err := k.Control(network, address, c); err != nil {
+			return err
+		}
+		return control(c, func(fd int) error { return prepareUDP(fd, v4) })
+	}}
+	conn, err := d.DialUDP(ctx, "udp", netip.AddrPort{}, ua)
+	if err != nil {
+		return nil, fmt.Errorf("nat: %w", err)
+	}
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("nat: %w", err), conn.Close())
+	}
+	// A smaller buffer, where the host allows no more, loses bursts only.
+	_ = conn.SetReadBuffer(udpReceiveBuffer)
+	c := &kernelUDP{conn: conn, raw: raw, v4: v4}
+	c.tryReceive = c.receive
+	return c, nil
+}
+
+// prepareUDP asks for errors and for what the IP header says of what comes.
+func prepareUDP(fd int, v4 bool) error {
+	level, class, hops := syscall.IPPROTO_IPV6, ipv6RecvTClass, ipv6RecvHopLimit
+	if v4 {
+		level, class, hops = syscall.IPPROTO_IP, syscall.IP_RECVTOS, syscall.IP_RECVTTL
+	}
+	for _, option := range []int{class, hops} {
+		if err := syscall.SetsockoptInt(fd, level, option, 1); err != nil {
+			return fmt.Errorf("nat: setsockopt to receive class and hop limit: %w", err)
+		}
+	}
+	return errors.Join(setRecvErr(fd, v4, 1), setWhole(fd, v4, false))
+}
+
+// maxDatagram is the largest UDP payload there is: 65,535 bytes less the 8 of
+// the UDP header (RFC 768; IPv4 allows 20 fewer).
+const maxDatagram = 65527
+
+// room is where a datagram is received.
+type room struct {
+	data [maxDatagram]byte
+	free func() // gives it back; made once, with the room
+}
+
+var rooms sync.Pool
+
+func newRoom() *room {
+	if r, ok := rooms.Get().(*room); ok {
+		return r
+	}
+	r := new(room)
+	r.free = func() { rooms.Put(r) }
+	return r
+}
+
+// kernelUDP is a connected UDP socket.
+type kernelUDP struct {
+	conn *net.UDPConn
+	raw  syscall.RawConn
+	v4   bool
+
+	// The receiver's, kept so that a datagram costs no allocation.
+	tryReceive func(fd uintptr) bool
+	datagram   Datagram
+	errno      syscall.Errno
+	oob        [64]byte
+	vector     syscall.Iovec
+	header     syscall.Msghdr
+
+	// The sender's: what was last asked for, and how it is said.
+	meta    Meta
+	control []byte
+	whole   bool
+}
+
+// Close implements [UDPConn].
+func (c *kernelUDP) Close() error { return c.conn.Close() }
+
+// Receive implements [UDPConn].
+func (c *kernelUDP) Receive() (Datagram, error) {
+	if err := c.raw.Read(c.tryReceive); err != nil {
+		return Datagram{}, c.explain(err)
+	}
+	if c.errno != 0 {
+		return Datagram{}, c.explain(c.errno)
+	}
+	return c.datagram, nil
+}
+
+// receive is recvmsg(2) into a room that is taken only for as long as there is
+// a datagram in it. Package net would want the room before the wait, for every
+// idle flow, and package syscall would allocate the sender's address.
+func (c *kernelUDP) receive(fd uintptr) bool {
+	r := newRoom()
+	c.vector.Base = &r.data[0]
+	c.vector.SetLen(len(r.data))
+	c.header = syscall.Msghdr{Iov: &c.vector, Iovlen: 1, Control: &c.oob[0]}
+	c.header.SetControllen(len(c.oob))
+	var n uintptr
+	for {
+		n, _, c.errno = syscall.Syscall(syscall.SYS_RECVMSG, fd, uintptr(unsafe.Pointer(&c.header)), 0)
+		if c.errno != syscall.EINTR {
+			break
+		}
+	}
+	c.vector.Base = nil
+	if c.errno != 0 {
+		r.free()
+		return c.errno != syscall.EAGAIN
+	}
+	c.datagram = Datagram{Data: r.data[:n], Meta: receivedMeta(c.oob[:c.header.Controllen]), Free: r.free}
+	return true
+}
+
+// explain looks for what the error queue says about an error.
+func (c *kernelUDP) explain(err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	var said *networkError
+	if outer := c.raw.Control(func(fd uintptr) { said = dequeueError(int(fd), c.v4) }); outer != nil || said == nil {
+		return err
+	}
+	return said
+}
+
+// Send implements [UDPConn].
+func (c *kernelUDP) Send(b []byte, m Meta) error {
+	if m != c.meta {
+		if err := c.use(m); err != nil {
+			return err
+		}
+	}
+	if _, _, err := c.conn.WriteMsgUDPAddrPort(b, c.control, netip.AddrPort{}); err != nil {
+		return c.explain(err)
+	}
+	return nil
+}
+
+// use prepares for datagrams with m. Class and hop limit go with each as
+// control messages; not to fragment is a state of the socket.
+func (c *kernelUDP) use(m Meta) error {
+	if m.Whole != c.whole {
+		if err := control(c.raw, func(fd int) error { return setWhole(fd, c.v4, m.Whole) }); err != nil {
+			return err
+		}
+		c.whole = m.Whole
+	}
+	c.control = c.control[:0] // of the common hop limit nothing needs to be said
+	if m.Class != 0 {
+		c.control = appendControl(c.control, c.v4, syscall.IPV6_TCLASS, syscall.IP_TOS, int32(m.Class))
+	}
+	if m.Hops != 0 && m.Hops != commonHops {
+		c.control = appendControl(c.control, c.v4, ipv6HopLimit, syscall.IP_TTL, int32(m.Hops))
+	}
+	c.meta = m
+	return nil
+}
+
+// setWhole says whether the kernel may fragment. Where it may not it obeys the
+// path MTU that it knows, and says EMSGSIZE (ip(7), IP_MTU_DISCOVER).
+func setWhole(fd int, v4, whole bool) error {
+	discover, dontFrag := syscall.IP_PMTUDISC_WANT, 0
+	if v4 {
+		discover = syscall.IP_PMTUDISC_DONT
+	}
+	if whole {
+		discover, dontFrag = syscall.IP_PMTUDISC_DO, 1
+	}
+	var err error
+	if v4 {
+		err = syscall.SetsockoptInt(fd, syscall.IPPROTO_IP, syscall.IP_MTU_DISCOVER, discover)
+	} else {
+		err = errors.Join(syscall.SetsockoptInt(fd, syscall.IPPROTO_IPV6, syscall.IPV6_MTU_DISCOVER, discover),
+			syscall.SetsockoptInt(fd, syscall.IPPROTO_IPV6, ipv6DontFrag, dontFrag))
+	}
+	if err != nil {
+		return fmt.Errorf("nat: path MTU discovery: %w", err)
+	}
+	return nil
+}
+
+// appendControl appends a control message with one int (cmsg(3)).
+func appendControl(b []byte, v4 bool, type6, type4 int, value int32) []byte {
+	level, kind := syscall.IPPROTO_IPV6, type6
+	if v4 {
+		level, kind = syscall.IPPROTO_IP, type4
+	}
+	message := make([]byte, syscall.CmsgSpace(4))
+	// struct cmsghdr: a size_t, then two ints.
+	header := syscall.CmsgLen(0)
+	if header == 16 {
+		binary.NativeEndian.PutUint64(message, uint64(syscall.CmsgLen(4)))
+	} else {
+		binary.NativeEndian.PutUint32(message, uint32(syscall.CmsgLen(4)))
+	}
+	binary.NativeEndian.PutUint32(message[header-8:], uint32(level))
+	binary.NativeEndian.PutUint32(message[header-4:], uint32(kind))
+	binary.NativeEndian.PutUint32(message[header:], uint32(value))
+	return append(b, message...)
+}
+
+// receivedMeta reads the control messages of a received datagram: class and
+// hop limit are ints, but for IPv4's class, which is one byte (ip(7), RFC 3542
+// section 6).
+func receivedMeta(oob []byte) (m Meta) {
+	messages, err := syscall.ParseSocketControlMessage(oob)
+	if err != nil {
+		return m
+	}
+	for _, message := range messages {
+		v4 := message.Header.Level == syscall.IPPROTO_IP
+		v6 := message.Header.Level == syscall.IPPROTO_IPV6
+		kind, data := message.Header.Type, message.Data
+		switch {
+		case v4 && kind == syscall.IP_TOS && len(data) >= 1:
+			m.Class = data[0]
+		case v6 && kind == syscall.IPV6_TCLASS && len(data) >= 4:
+			m.Class = uint8(binary.NativeEndian.Uint32(data))
+		case (v4 && kind == syscall.IP_TTL || v6 && kind == ipv6HopLimit) && len(data) >= 4:
+			m.Hops = uint8(binary.NativeEndian.Uint32(data))
+		}
+	}
+	return m
+}

@@ -1,0 +1,127 @@
+package nat
+
+import (
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+)
+
+// Limits bounds what clients can make the translator hold and do. Every field
+// must be positive; [DefaultLimits] says what is used when nothing else is
+// asked for. What is over a limit is refused with [Busy] and counted; flows
+// that are already in the table are never touched.
+type Limits struct {
+	Flows             int // flows in the table, all clients together
+	FlowsPerClient    int // flows of one client address
+	Opening           int // flows whose client has not been answered yet
+	OpeningPerClient  int // the same, of one client address
+	OpeningPerAnycast int // the same, to one AA: a black-holed AA cannot use up Opening
+	EchoesPerSecond   int // echo requests, all clients together; also the largest burst
+	UDPFlowsPerSecond int // new UDP flows, all clients together; also the largest burst
+}
+
+// DefaultLimits are sized for one busy host: each TCP flow costs a file
+// descriptor and some tens of kilobytes.
+func DefaultLimits() Limits {
+	return Limits{
+		Flows:             65536,
+		FlowsPerClient:    32768,
+		Opening:           4096,
+		OpeningPerClient:  2048,
+		OpeningPerAnycast: 1024,
+		EchoesPerSecond:   10000,
+		UDPFlowsPerSecond: 10000,
+	}
+}
+
+func (l Limits) validate() error {
+	for _, field := range []struct {
+		name  string
+		value int
+	}{
+		{"Flows", l.Flows}, {"FlowsPerClient", l.FlowsPerClient}, {"Opening", l.Opening},
+		{"OpeningPerClient", l.OpeningPerClient}, {"OpeningPerAnycast", l.OpeningPerAnycast},
+		{"EchoesPerSecond", l.EchoesPerSecond}, {"UDPFlowsPerSecond", l.UDPFlowsPerSecond},
+	} {
+		if field.value < 1 {
+			return fmt.Errorf("nat: limit %s is %d: it must be at least 1", field.name, field.value)
+		}
+	}
+	return nil
+}
+
+// Limit is which limit stood in the way of a flow; it is the error that says so.
+type Limit uint8
+
+// The limits, in the order in which they are looked at.
+const (
+	LimitDraining Limit = iota // the translator is being stopped
+	LimitFlows
+	LimitFlowsPerClient
+	LimitOpening
+	LimitOpeningPerClient
+	LimitOpeningPerAnycast
+	LimitUDPRate
+	LimitEchoRate
+	limits // how many there are
+)
+
+var limitNames = [limits]string{
+	"draining", "flows", "flows_per_client", "opening", "opening_per_client", "opening_per_anycast",
+	"udp_flows_per_second", "echoes_per_second",
+}
+
+// String returns the limit's name as it stands in JSON.
+func (l Limit) String() string {
+	if l < limits {
+		return limitNames[l]
+	}
+	return fmt.Sprintf("limit(%d)", uint8(l))
+}
+
+// Error implements error.
+func (l Limit) Error() string { return "nat: over the limit " + l.String() }
+
+// Is makes every limit errBusy.
+func (l Limit) Is(target error) bool { return target == errBusy }
+
+var errBusy = errors.New("nat: a limit was reached")
+
+// limitCounters counts refusals by limit.
+type limitCounters [limits]atomic.Uint64
+
+// byName returns the counters that are not zero.
+func (c *limitCounters) byName() map[string]uint64 {
+	counts := map[string]uint64{}
+	for l := range limits {
+		if n := c[l].Load(); n > 0 {
+			counts[l.String()] = n
+		}
+	}
+	return counts
+}
+
+// bucket is a token bucket: so many a second, and no more than that at once.
+// The table's lock guards it.
+type bucket struct {
+	perSecond float64
+	tokens    float64
+	filled    time.Time
+}
+
+func newBucket(perSecond int) bucket {
+	return bucket{perSecond: float64(perSecond), tokens: float64(perSecond)}
+}
+
+func (b *bucket) take(now time.Time) bool {
+	if !b.filled.IsZero() {
+		b.tokens = min(b.perSecond, b.tokens+now.Sub(b.filled).Seconds()*b.perSecond)
+	}
+	b.filled = now
+	if b.tokens < 1 {
+		return false
+	}
+	b.tokens--
+	return true
+}

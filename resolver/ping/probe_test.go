@@ -1,0 +1,409 @@
+package ping
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"aarptun/resolver/member"
+)
+
+var loopbacks = []netip.Addr{netip.IPv6Loopback(), netip.AddrFrom4([4]byte{127, 0, 0, 1})}
+
+// eachVariant runs test on both kinds of socket, of a host of its own each.
+func eachVariant(t *testing.T, test func(*testing.T, *host, *Socket)) {
+	for _, v := range variants {
+		t.Run(v.name, func(t *testing.T) {
+			h := newHost(t)
+			test(t, h, h.socket(v, 0))
+		})
+	}
+}
+
+func TestProbeOfLoopback(t *testing.T) {
+	eachVariant(t, func(t *testing.T, _ *host, s *Socket) {
+		for _, a := range loopbacks {
+			r, err := s.Probe(within(t), a)
+			if err != nil || r.From != a || r.RTT <= 0 || r.RTT > 5*time.Second {
+				t.Errorf("%v: %+v, %v", a, r, err)
+			}
+		}
+		if got, want := s.Stats(), (Stats{Probes: 2, Replies: 2}); got != want {
+			t.Errorf("stats %+v, want %+v", got, want)
+		}
+	})
+}
+
+// A kernel that has joined AA answers from UA: the reply has another source
+// than was asked.
+func TestProbeFindsAnycastMember(t *testing.T) {
+	aa := netip.MustParseAddr("2001:db8:aa::1")
+	p := newPath(t)
+	p.member.sysctl("ipv6.conf.all.forwarding", "1")
+	p.router.ip("-6 route add 2001:db8:aa::1 via 2001:db8:2::2")
+	p.member.on(func() {
+		m, err := member.Join(aa, "eth0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = m.Close() })
+	})
+	for _, v := range variants {
+		s := p.client.socket(v, 0)
+		if r, err := s.Probe(within(t), aa); err != nil || r.From != memberV6 {
+			t.Errorf("%s: %+v, %v, want %v", v.name, r, err, memberV6)
+		}
+	}
+}
+
+// The member's answer is to the third transmission, so the RTT must be that of
+// the third.
+func TestProbeIsSentAgain(t *testing.T) {
+	aa := netip.MustParseAddr("2001:db8:2::99")
+	for _, v := range variants {
+		t.Run(v.name, func(t *testing.T) {
+			p := newPath(t)
+			p.router.ip("-6 route add 2001:db8:2::99 via 2001:db8:2::2") // which does not forward, and is silent
+			w := p.member.listen()
+			s := p.client.socket(v, 0)
+			type result struct {
+				r   Reply
+				err error
+			}
+			results := make(chan result, 1)
+			ctx := within(t)
+			go func() {
+				r, err := s.Probe(ctx, aa)
+				results <- result{r, err}
+			}()
+			var at [3]time.Time
+			nonces := map[string]bool{}
+			for i := range at {
+				var packet []byte
+				packet, at[i] = w.next(t, func(b []byte) bool { return echoRequestV6(b) && netip.AddrFrom16([16]byte(b[24:])) == aa })
+				nonces[string(packet[48:])] = true
+				if i == 1 {
+					p.member.ip("addr add 2001:db8:2::99/128 dev lo nodad")
+				}
+			}
+			got := <-results
+			if got.err != nil || got.r.From != aa {
+				t.Fatalf("%+v, %v", got.r, got.err)
+			}
+			// The first gap is 250 ms, the second twice that; the packets'
+			// own way, and a busy machine, change that a little.
+			for i, want := range []time.Duration{firstRetransmit, 2 * firstRetransmit} {
+				if gap := at[i+1].Sub(at[i]); gap < want-50*time.Millisecond || gap > want+2*time.Second {
+					t.Errorf("transmission %d came %v after the one before, want %v", i+2, gap, want)
+				}
+			}
+			if got.r.RTT >= at[2].Sub(at[0]) {
+				t.Errorf("RTT %v is that of the first transmission, not of the one that was answered", got.r.RTT)
+			}
+			if len(nonces) != 3 {
+				t.Errorf("%d nonces in 3 transmissions", len(nonces))
+			}
+			if st := s.Stats(); st.Probes < 3 || st.Replies == 0 {
+				t.Errorf("stats: %+v", st)
+			}
+			if n := len(s.v6.probes); n != 0 {
+				t.Errorf("%d transmissions are still waited for", n)
+			}
+		})
+	}
+}
+
+// silence is a host whose packets to 2001:db8::/32 and 192.0.2.0/24 get lost.
+func silence(t testing.TB) *host {
+	h := newHost(t)
+	h.ip("link add eth0 type veth peer name gone", "link set eth0 arp off", "link set gone up")
+	h.address("eth0", []string{"2001:db8::1/32", "192.0.2.1/24"})
+	return h
+}
+
+func TestProbeEndsWithItsContext(t *testing.T) {
+	for _, v := range variants {
+		s := silence(t).socket(v, 0)
+		for _, aa := range []netip.Addr{netip.MustParseAddr("2001:db8::2"), netip.MustParseAddr("192.0.2.2")} {
+			ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
+			start := time.Now()
+			_, err := s.Probe(ctx, aa)
+			if took := time.Since(start); !errors.Is(err, context.DeadlineExceeded) || took < 300*time.Millisecond || took > 5*time.Second {
+				t.Errorf("%s: %v after %v", v.name, err, took)
+			}
+			if err == nil || !strings.Contains(err.Error(), aa.String()) {
+				t.Errorf("%s: %v does not name %v", v.name, err, aa)
+			}
+			cancel()
+			if _, err := s.Probe(ctx, aa); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%s: with an ended context: %v", v.name, err)
+			}
+			ctx, cancel = context.WithCancel(context.Background())
+			probed := s.Stats().Probes
+			errs := make(chan error, 1)
+			go func() {
+				_, err := s.Probe(ctx, aa)
+				errs <- err
+			}()
+			eventually(t, "the probe is sent", func() bool { return s.Stats().Probes > probed })
+			cancel()
+			if err := <-errs; !errors.Is(err, context.Canceled) {
+				t.Errorf("%s: cancelled: %v", v.name, err)
+			}
+		}
+		if len(s.v4.probes)+len(s.v6.probes) != 0 {
+			t.Errorf("%s: probes are still waited for", v.name)
+		}
+	}
+}
+
+func TestThousandsAtOnce(t *testing.T) {
+	const each = 1500
+	eachVariant(t, func(t *testing.T, h *host, s *Socket) {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		var wg sync.WaitGroup
+		var unfound, lost atomic.Int64
+		for i := range each {
+			for _, a := range loopbacks {
+				wg.Go(func() {
+					if r, err := s.Probe(ctx, a); err != nil || r.From != a {
+						unfound.Add(1)
+					}
+				})
+				wg.Go(func() {
+					data := fmt.Sprintf("echo %d", i)
+					got, err := s.Echo(ctx, a, 0, i%2 == 0, []byte(data))
+					switch {
+					case errors.Is(err, context.DeadlineExceeded):
+						lost.Add(1)
+					case err != nil || string(got) != data:
+						t.Errorf("%q: %q, %v", data, got, err)
+					}
+				})
+			}
+		}
+		wg.Wait()
+		if n, drops := lost.Load(), h.drops(); unfound.Load() != 0 || n > drops {
+			t.Errorf("%d probes and %d echoes were not answered; the kernel had no room for %d replies", unfound.Load(), n, drops)
+		}
+		if st := s.Stats(); st.Relayed != 2*each || st.Probes < 2*each || st.Errors+st.Busy+st.Malformed != 0 {
+			t.Errorf("stats: %+v", st)
+		}
+		if n := len(s.v4.probes) + len(s.v6.probes) + len(s.v4.relayed) + len(s.v6.relayed); n != 0 {
+			t.Errorf("%d requests are still waited for", n)
+		}
+	})
+}
+
+func TestBusyAtTheLimit(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		limit int
+		ask   func(context.Context, *Socket, netip.Addr) error
+	}{
+		{"probes", maxProbes, func(ctx context.Context, s *Socket, a netip.Addr) error { _, err := s.Probe(ctx, a); return err }},
+		{"echoes", maxRelayed, func(ctx context.Context, s *Socket, a netip.Addr) error {
+			_, err := s.Echo(ctx, a, 0, false, nil)
+			return err
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := silence(t).socket(variants[0], 0)
+			ctx, cancel := context.WithCancel(context.Background())
+			var wg sync.WaitGroup
+			var busy atomic.Int64
+			waiting := func() int {
+				s.v6.mu.Lock()
+				defer s.v6.mu.Unlock()
+				return len(s.v6.probes) + len(s.v6.relayed)
+			}
+			for range tc.limit {
+				// Probes that are sent again take more of the room, so some
+				// of these may find none.
+				wg.Go(func() {
+					if err := tc.ask(ctx, s, netip.MustParseAddr("2001:db8::2")); errors.Is(err, ErrBusy) {
+						busy.Add(1)
+					}
+				})
+			}
+			eventually(t, "the room is full", func() bool { return waiting() == tc.limit })
+			err := tc.ask(ctx, s, netip.MustParseAddr("2001:db8::3"))
+			if !errors.Is(err, ErrBusy) || !errors.Is(err, syscall.ENOBUFS) {
+				t.Errorf("beyond the limit: %v", err)
+			}
+			// The other family has room of its own.
+			short, stop := context.WithTimeout(ctx, 10*time.Millisecond)
+			if err := tc.ask(short, s, netip.MustParseAddr("192.0.2.2")); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("IPv4: %v", err)
+			}
+			stop()
+			cancel()
+			wg.Wait()
+			if got := s.Stats().Busy; got != uint64(busy.Load())+1 {
+				t.Errorf("busy is counted %d times, want %d", got, busy.Load()+1)
+			}
+			if n := waiting(); n != 0 {
+				t.Errorf("%d are still waited for", n)
+			}
+		})
+	}
+}
+
+func TestCloseLetsGo(t *testing.T) {
+	for _, v := range variants {
+		s := silence(t).socket(v, 0)
+		aa := netip.MustParseAddr("2001:db8::2")
+		errs := make(chan error, 20)
+		for range 10 {
+			go func() { _, err := s.Probe(context.Background(), aa); errs <- err }()
+			go func() { _, err := s.Echo(context.Background(), aa, 0, false, nil); errs <- err }()
+		}
+		eventually(t, "all wait", func() bool { st := s.Stats(); return st.Probes >= 10 && st.Relayed == 10 })
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+		for range 20 {
+			if err := <-errs; !errors.Is(err, ErrClosed) || !errors.Is(err, context.Canceled) {
+				t.Errorf("%s: %v", v.name, err)
+			}
+		}
+		if err := s.Close(); err != nil {
+			t.Errorf("%s: a second Close: %v", v.name, err)
+		}
+		if _, err := s.Probe(context.Background(), aa); !errors.Is(err, ErrClosed) {
+			t.Errorf("%s: after Close: %v", v.name, err)
+		}
+		if _, err := s.Echo(context.Background(), aa, 0, true, nil); !errors.Is(err, ErrClosed) {
+			t.Errorf("%s: after Close: %v", v.name, err)
+		}
+	}
+}
+
+// Marked packets take another table than the rest, as they do on a host with a
+// TUN.
+func TestMarkedSocketsBypassTheTUN(t *testing.T) {
+	const mark = 0xaa
+	p := newPath(t)
+	for _, family := range []string{"-6", "-4"} {
+		p.client.ip(family+" route add prohibit default table 170", family+" rule add not fwmark 0xaa lookup 170 priority 17000")
+	}
+	for _, v := range variants {
+		marked, plain := p.client.socket(v, mark), p.client.socket(v, 0)
+		for _, a := range []netip.Addr{memberV6, memberV4} {
+			if r, err := marked.Probe(within(t), a); err != nil || r.From != a {
+				t.Errorf("%s: marked: %+v, %v", v.name, r, err)
+			}
+			if _, err := plain.Probe(within(t), a); !errors.Is(err, syscall.EACCES) {
+				t.Errorf("%s: not marked: %v", v.name, err)
+			}
+			family, err := marked.familyOf(a)
+			if err != nil {
+				t.Fatal(err)
+			}
+			// The path's MTU must be asked for on the same way.
+			if mtu, err := family.paths.mtu(a); err != nil || mtu != 1500 {
+				t.Errorf("%s: path MTU %d, %v", v.name, mtu, err)
+			}
+		}
+	}
+}
+
+func TestMissingFamily(t *testing.T) {
+	h := newHost(t)
+	var v4 *family
+	h.on(func() {
+		var err error
+		if v4, err = openSocket(false, true, 0); err != nil {
+			t.Fatal(err)
+		}
+	})
+	s := newSocket(v4, nil)
+	run(t, s)
+	for _, a := range []netip.Addr{netip.IPv6Loopback(), {}, netip.MustParseAddr("::ffff:127.0.0.1")} {
+		if _, err := s.Probe(within(t), a); !errors.Is(err, ErrNoFamily) || !errors.Is(err, syscall.EAFNOSUPPORT) {
+			t.Errorf("probe of %v: %v", a, err)
+		}
+		if _, err := s.Echo(within(t), a, 0, false, nil); !errors.Is(err, ErrNoFamily) {
+			t.Errorf("echo to %v: %v", a, err)
+		}
+	}
+	if r, err := s.Probe(within(t), loopbacks[1]); err != nil || r.From != loopbacks[1] {
+		t.Errorf("the family that is there: %+v, %v", r, err)
+	}
+}
+
+// dropCap takes a capability from the test's thread, which keeps the others.
+func dropCap(t *testing.T, capability int) {
+	t.Helper()
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		t.Fatal(err)
+	}
+	data[capability/32].Effective &^= 1 << (capability % 32)
+	if err := unix.Capset(&header, &data[0]); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestOpenByPrivilege(t *testing.T) {
+	t.Run("with CAP_NET_RAW", func(t *testing.T) {
+		newHost(t)
+		s, err := Open(Config{Mark: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		run(t, s)
+		if !s.v4.raw || !s.v6.raw {
+			t.Error("not raw")
+		}
+	})
+	t.Run("in the ping group", func(t *testing.T) {
+		newHost(t).allowPing()
+		dropCap(t, unix.CAP_NET_RAW)
+		s, err := Open(Config{Mark: 1}) // CAP_NET_ADMIN is still there
+		if err != nil {
+			t.Fatal(err)
+		}
+		run(t, s)
+		if s.v4.raw || s.v6.raw {
+			t.Error("raw")
+		}
+		for _, a := range loopbacks {
+			if r, err := s.Probe(within(t), a); err != nil || r.From != a {
+				t.Errorf("%+v, %v", r, err)
+			}
+		}
+	})
+	t.Run("with neither", func(t *testing.T) {
+		newHost(t)
+		dropCap(t, unix.CAP_NET_RAW)
+		if _, err := Open(Config{}); !errors.Is(err, os.ErrPermission) || !strings.Contains(err.Error(), "ping_group_range") {
+			t.Errorf("%v", err)
+		}
+	})
+	t.Run("no mark allowed", func(t *testing.T) {
+		newHost(t).allowPing()
+		dropCap(t, unix.CAP_NET_RAW)
+		dropCap(t, unix.CAP_NET_ADMIN)
+		if _, err := Open(Config{Mark: 1}); !errors.Is(err, os.ErrPermission) || !strings.Contains(err.Error(), "SO_MARK") {
+			t.Errorf("%v", err)
+		}
+		s, err := Open(Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		run(t, s)
+	})
+}

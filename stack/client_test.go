@@ -1,0 +1,233 @@
+package stack
+
+import (
+	"context"
+	"net/netip"
+	"os"
+	"testing"
+
+	"go.uber.org/goleak"
+	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/link/channel"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
+	gstack "gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/icmp"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
+	"gvisor.dev/gvisor/pkg/waiter"
+
+	"aarptun/nat"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const testMTU = 1500
+
+var (
+	client6 = netip.MustParseAddr("2001:db8:c::1")
+	client4 = netip.MustParseAddr("198.51.100.9")
+	any6    = netip.MustParseAddr("2001:db8:aa::1")
+	any4    = netip.MustParseAddr("192.0.2.1")
+
+	testPrefixes = []netip.Prefix{netip.MustParsePrefix("2001:db8:aa::/64"), netip.MustParsePrefix("192.0.2.0/24")}
+
+	families = []struct {
+		name         string
+		client, dest netip.Addr
+	}{{"IPv6", client6, any6}, {"IPv4", client4, any4}}
+)
+
+// handler is a Handler made of functions; one that is nil must not be called.
+type handler struct {
+	t    testing.TB
+	tcp  func(context.Context, nat.Tuple, nat.TCPInside)
+	udp  func(context.Context, nat.Tuple, nat.UDPInside)
+	echo func(context.Context, nat.Tuple, nat.EchoInside)
+}
+
+func (h handler) ServeTCP(ctx context.Context, t nat.Tuple, in nat.TCPInside) {
+	if h.tcp == nil {
+		h.t.Errorf("unexpected TCP flow %v", t)
+		in.Reject(nat.Refusal{Reason: nat.Refused})
+		return
+	}
+	h.tcp(ctx, t, in)
+}
+
+func (h handler) ServeUDP(ctx context.Context, t nat.Tuple, in nat.UDPInside) {
+	if h.udp == nil {
+		h.t.Errorf("unexpected UDP flow %v", t)
+		return
+	}
+	h.udp(ctx, t, in)
+}
+
+func (h handler) ServeEcho(ctx context.Context, t nat.Tuple, in nat.EchoInside) {
+	if h.echo == nil {
+		h.t.Errorf("unexpected echo %v", t)
+		return
+	}
+	h.echo(ctx, t, in)
+}
+
+// wire is a Device whose other end is a netstack of its own, the client; raw
+// packets may be sent over it too, and everything the Stack sends is seen.
+type wire struct {
+	ep     *channel.Endpoint // of the client
+	client *gstack.Stack
+	life   context.Context
+	cut    context.CancelFunc
+
+	out chan []byte
+}
+
+func newWire(t testing.TB) *wire {
+	w := &wire{ep: channel.New(4096, testMTU, ""), out: make(chan []byte, 1<<16)}
+	w.life, w.cut = context.WithCancel(context.Background())
+	w.client = gstack.New(gstack.Options{
+		NetworkProtocols:         []gstack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
+		TransportProtocols:       []gstack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
+		AllowPacketEndpointWrite: true, RawFactory: nil,
+	})
+	sack := tcpip.TCPSACKEnabled(true)
+	w.client.SetTransportProtocolOption(tcp.ProtocolNumber, &sack)
+	if err := w.client.CreateNIC(1, w.ep); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		proto := header.IPv6ProtocolNumber
+		if f.client.Is4() {
+			proto = header.IPv4ProtocolNumber
+		}
+		own := tcpip.ProtocolAddress{Protocol: proto, AddressWithPrefix: address(f.client).WithPrefix()}
+		if err := w.client.AddProtocolAddress(1, own, gstack.AddressProperties{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.client.SetRouteTable([]tcpip.Route{{Destination: header.IPv4EmptySubnet, NIC: 1}, {Destination: header.IPv6EmptySubnet, NIC: 1}})
+	t.Cleanup(func() {
+		w.client.Close()
+		w.client.Wait()
+		w.ep.Close()
+	})
+	return w
+}
+
+// Read implements Device.
+func (w *wire) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
+	p := w.ep.ReadContext(w.life)
+	if p == nil {
+		return 0, os.ErrClosed
+	}
+	defer p.DecRef()
+	sizes[0] = copy(bufs[0][offset:], p.ToView().AsSlice())
+	return 1, nil
+}
+
+// Write implements Device.
+func (w *wire) Write(bufs [][]byte, offset int) (int, error) {
+	if w.life.Err() != nil {
+		return 0, os.ErrClosed
+	}
+	for _, b := range bufs {
+		packet := append([]byte(nil), b[offset:]...)
+		select {
+		case w.out <- packet:
+		default: // nobody looks
+		}
+		proto := header.IPv6ProtocolNumber
+		if header.IPVersion(packet) == header.IPv4Version {
+			proto = header.IPv4ProtocolNumber
+		}
+		p := gstack.NewPacketBuffer(gstack.PacketBufferOptions{Payload: buffer.MakeWithData(packet)})
+		w.ep.InjectInbound(proto, p)
+		p.DecRef()
+	}
+	return len(bufs), nil
+}
+
+// BatchSize implements Device.
+func (*wire) BatchSize() int { return 1 }
+
+// Close implements Device.
+func (w *wire) Close() error {
+	w.cut()
+	return nil
+}
+
+// start runs a Stack on a wire until the test ends.
+func start(t testing.TB, h handler, c Config) (*Stack, *wire) {
+	t.Helper()
+	h.t = t
+	return startWith(t, h, c)
+}
+
+// startWith is start with any Handler.
+func startWith(t testing.TB, h Handler, c Config) (*Stack, *wire) {
+	t.Helper()
+	w := newWire(t)
+	if c.MTU == 0 {
+		c.MTU = testMTU
+	}
+	c.Prefixes = testPrefixes
+	s, err := New(w, h, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	return s, w
+}
+
+// protoOf is netstack's number of a's family.
+func protoOf(a netip.Addr) tcpip.NetworkProtocolNumber {
+	if a.Is4() {
+		return header.IPv4ProtocolNumber
+	}
+	return header.IPv6ProtocolNumber
+}
+
+// dial opens a TCP connection or a connected UDP socket in the client. The
+// connection is ours, not gonet's, so that it can end with RST too.
+func (w *wire) dial(t testing.TB, transport tcpip.TransportProtocolNumber, to netip.Addr, port uint16) (*tcpConn, tcpip.Error) {
+	t.Helper()
+	queue := new(waiter.Queue)
+	ep, err := w.client.NewEndpoint(transport, protoOf(to), queue)
+	if err != nil {
+		t.Fatal(err)
+	}
+	entry, notify := waiter.NewChannelEntry(waiter.WritableEvents | waiter.EventErr | waiter.EventHUp)
+	queue.EventRegister(&entry)
+	defer queue.EventUnregister(&entry)
+	err = ep.Connect(tcpip.FullAddress{NIC: 1, Addr: address(to), Port: port})
+	if _, started := err.(*tcpip.ErrConnectStarted); started {
+		<-notify
+		err = ep.LastError()
+	}
+	if err != nil {
+		ep.Close()
+		return nil, err
+	}
+	return &tcpConn{newConn(ep, queue)}, nil
+}
+
+// mustDial is dial where it must succeed.
+func (w *wire) mustDial(t testing.TB, transport tcpip.TransportProtocolNumber, to netip.Addr, port uint16) *tcpConn {
+	t.Helper()
+	c, err := w.dial(t, transport, to, port)
+	if err != nil {
+		t.Fatalf("dial %v port %d: %v", to, port, err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}

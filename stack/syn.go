@@ -1,0 +1,86 @@
+package stack
+
+import (
+	"bytes"
+	"encoding/binary"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	gstack "gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+)
+
+// A client may use a port again as soon as it has closed it, before netstack
+// has dealt with the last ACK of the connection before: segments are queued to
+// an endpoint, and what an endpoint has queued when it ends is answered with
+// RST, the new SYN too. So a SYN to an endpoint that is ending waits until that
+// is done.
+
+const (
+	firstHold  = 100 * time.Microsecond // to the first look; then twice as long each time
+	holds      = 13                     // together 0.8 s: the client sends its SYN again after 1 s
+	maxHeldSYN = 256                    // SYNs that wait so at one time
+)
+
+// holdBack takes a SYN whose predecessor is still ending, and delivers it
+// later. It reports false for every other packet.
+func (s *Stack) holdBack(p packet, b []byte) bool {
+	id, ok := synID(p, b)
+	if !ok || !s.isEnding(p, id) {
+		return false
+	}
+	if s.held.Add(1) > maxHeldSYN || !s.begin() {
+		s.held.Add(-1)
+		s.stats.synsDropped.Add(1) // the client sends it again
+		return true
+	}
+	later := bytes.Clone(b)
+	go func() {
+		defer s.serves.Done()
+		defer s.held.Add(-1)
+		for i := range holds {
+			select {
+			case <-time.After(firstHold << i):
+			case <-s.life.Done():
+				return
+			}
+			if !s.isEnding(p, id) {
+				break
+			}
+		}
+		s.link.deliver(later, p.dst.Is6())
+	}()
+	return true
+}
+
+// synID is the endpoint that a SYN is for; ok is false for other packets.
+func synID(p packet, b []byte) (id gstack.TransportEndpointID, ok bool) {
+	if p.later || p.transport != uint8(header.TCPProtocolNumber) || len(b) < p.payload+header.TCPMinimumSize {
+		return id, false
+	}
+	segment := header.TCP(b[p.payload:])
+	if segment.Flags()&(header.TCPFlagSyn|header.TCPFlagAck|header.TCPFlagRst) != header.TCPFlagSyn {
+		return id, false
+	}
+	return gstack.TransportEndpointID{
+		LocalAddress: address(p.dst), LocalPort: binary.BigEndian.Uint16(segment[header.TCPDstPortOffset:]),
+		RemoteAddress: address(p.src), RemotePort: binary.BigEndian.Uint16(segment[header.TCPSrcPortOffset:]),
+	}, true
+}
+
+// isEnding reports whether the tuple's endpoint has nothing left to say.
+func (s *Stack) isEnding(p packet, id gstack.TransportEndpointID) bool {
+	proto := header.IPv6ProtocolNumber
+	if p.dst.Is4() {
+		proto = header.IPv4ProtocolNumber
+	}
+	endpoint, ok := s.net.FindTransportEndpoint(proto, tcp.ProtocolNumber, id, nicID).(*tcp.Endpoint)
+	if !ok {
+		return false
+	}
+	switch endpoint.EndpointState() {
+	case tcp.StateLastAck, tcp.StateClosing, tcp.StateTimeWait, tcp.StateClose, tcp.StateError:
+		return true
+	}
+	return false
+}

@@ -1,0 +1,78 @@
+package stack
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"syscall"
+	"testing"
+
+	"golang.org/x/net/nettest"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+
+	"aarptun/nat"
+)
+
+// loopback is a Resolver that knows one member: this host.
+type loopback struct{}
+
+func (loopback) Resolve(context.Context, netip.Addr, netip.Addr) (netip.Addr, error) {
+	return netip.MustParseAddr("127.0.0.1"), nil
+}
+
+func (loopback) Suspect(netip.Addr, netip.Addr) {}
+
+// Echo implements [nat.Pinger].
+func (loopback) Echo(context.Context, netip.Addr, uint8, bool, []byte) ([]byte, error) {
+	return nil, syscall.ENETUNREACH
+}
+
+// translate runs a Stack whose handler is a real Translator that dials real
+// sockets on loopback.
+func translate(t testing.TB) *wire {
+	t.Helper()
+	kernel := &nat.Kernel{Control: func(string, string, syscall.RawConn) error { return nil }}
+	translator, err := nat.New(nat.Config{Resolver: loopback{}, Outside: kernel, Pinger: loopback{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, w := startWith(t, translator, Config{})
+	return w
+}
+
+// TestConnThroughTheTranslator holds a flow, client netstack to member socket,
+// to all that a net.Conn promises.
+func TestConnThroughTheTranslator(t *testing.T) {
+	w := translate(t)
+	nettest.TestConn(t, func() (c1, c2 net.Conn, stop func(), err error) {
+		listener, err := net.Listen("tcp4", "127.0.0.1:0")
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		accepted := make(chan net.Conn, 1)
+		go func() {
+			c, err := listener.Accept()
+			if err == nil {
+				accepted <- c
+			}
+			close(accepted)
+		}()
+		port := listener.Addr().(*net.TCPAddr).Port
+		c1, err = gonet.DialContextTCP(context.Background(), w.client,
+			tcpip.FullAddress{NIC: 1, Addr: address(any4), Port: uint16(port)}, header.IPv4ProtocolNumber)
+		if err != nil {
+			_ = listener.Close()
+			return nil, nil, nil, err
+		}
+		c2, ok := <-accepted
+		if !ok {
+			return nil, nil, nil, fmt.Errorf("the member accepted nothing")
+		}
+		return c1, c2, func() {
+			_, _, _ = c1.Close(), c2.Close(), listener.Close()
+		}, nil
+	})
+}
