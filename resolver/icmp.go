@@ -27,7 +27,12 @@ func (*ICMP) Proves() Trust { return Nonce }
 
 // Probe implements [Prober].
 func (p *ICMP) Probe(ctx context.Context, aa netip.Addr) (Answer, error) {
-	reply, err := p.socket.Probe(ctx, aa)
+	return p.ProbePath(ctx, aa, 0)
+}
+
+// ProbePath implements [PathProber] by the flow label and the identifier.
+func (p *ICMP) ProbePath(ctx context.Context, aa netip.Addr, path int) (Answer, error) {
+	reply, err := p.socket.ProbePath(ctx, aa, path)
 	if err != nil {
 		return Answer{}, err
 	}

@@ -15,10 +15,10 @@ type named struct {
 	err    error
 }
 
-// probe asks with all probers side by side and returns the first answer that
-// is believed. It leaves no prober running.
-func (r *Resolver) probe(policy Policy, aa netip.Addr) (Pin, error) {
-	ctx, cancel := context.WithTimeout(r.life, r.probeTimeout)
+// probe asks with all probers side by side, along the path of that number, and
+// returns the first answer that is believed. It leaves no prober running.
+func (r *Resolver) probe(policy Policy, aa netip.Addr, path int, timeout time.Duration) (Pin, error) {
+	ctx, cancel := context.WithTimeout(r.life, timeout)
 	defer cancel()
 	answers := make(chan named)
 	running := 0
@@ -28,7 +28,7 @@ func (r *Resolver) probe(policy Policy, aa netip.Addr) (Pin, error) {
 		}
 		running++
 		r.probes.Go(func() {
-			answer, err := p.Probe(ctx, aa)
+			answer, err := probeOn(ctx, p, aa, path)
 			answers <- named{p.Name(), answer, err}
 		})
 	}

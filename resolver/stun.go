@@ -25,7 +25,12 @@ func (*STUN) Proves() Trust { return Ed25519 }
 
 // Probe implements [Prober].
 func (s *STUN) Probe(ctx context.Context, aa netip.Addr) (Answer, error) {
-	found, err := s.prober.Probe(ctx, aa)
+	return s.ProbePath(ctx, aa, 0)
+}
+
+// ProbePath implements [PathProber] by the source port.
+func (s *STUN) ProbePath(ctx context.Context, aa netip.Addr, path int) (Answer, error) {
+	found, err := s.prober.ProbeLane(ctx, aa, path)
 	if err != nil {
 		return Answer{}, err
 	}
