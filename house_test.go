@@ -17,13 +17,13 @@ import (
 // ARCHITECTURE.md draws the same. A room that is not here was not planned.
 var rooms = map[string][]string{
 	"cmd/aarptun":      {"internal/config", "internal/daemon", "internal/admin", "tun", "tun/netns", "nat", "resolver", "resolver/ping", "resolver/member"},
-	"internal/daemon":  {"internal/config", "internal/admin", "tun", "stack", "nat", "resolver", "resolver/ping"},
+	"internal/daemon":  {"internal/config", "internal/admin", "tun", "stack", "nat", "resolver", "resolver/ping", "resolver/member"},
 	"internal/config":  {},
 	"internal/admin":   {"nat", "resolver"},
 	"tun":              {},
 	"stack":            {"nat"},
 	"nat":              {},
-	"resolver":         {"resolver/ping"},
+	"resolver":         {"resolver/ping", "resolver/member"},
 	"resolver/ping":    {},
 	"resolver/member":  {},
 	"scripts/lab":      {},
@@ -45,8 +45,9 @@ var homes = map[string][]string{
 	"github.com/spf13/cobra":          {"cmd/aarptun"},
 	"github.com/spf13/pflag":          {"cmd/aarptun"},
 	"golang.org/x/sync":               {"internal/daemon", "resolver"},
-	"golang.org/x/time":               {"resolver", "stack"},
+	"golang.org/x/time":               {"resolver", "resolver/member", "stack"},
 	"golang.org/x/sys":                {"tun", "resolver/ping", "resolver/member", "scripts/lab", "scripts/fidelity"},
+	"github.com/pion/stun":            {"resolver/member"},
 	"go.uber.org/goleak":              {},
 	"github.com/rogpeppe/go-internal": {},
 }

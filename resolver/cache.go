@@ -2,97 +2,214 @@ package resolver
 
 import (
 	"net/netip"
-	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
-// entry is a pin or, with err set, a failure to get one.
-type entry struct {
-	pin     Pin
-	err     error
-	expires time.Time
-	renewAt time.Time // from then on a look-up renews the pin
+const (
+	// maxMembers bounds the members kept of one anycast address.
+	maxMembers = 64
+
+	// suspectFor is how long a member that did not take a flow is passed over
+	// when another is known, even if it answers probes.
+	suspectFor = 10 * time.Second
+)
+
+// known is a member of a set.
+type known struct {
+	Pin
+	suspected time.Time // when it last did not take a flow; zero if never
 }
 
-// cache holds a bounded number of entries. An expired entry is dropped when
-// its room is wanted.
+// standing is what a member can be used for.
+type standing uint8
+
+const (
+	gone     standing = iota
+	old               // expired, yet it may serve while nobody answers
+	returned          // suspected, and has answered a probe since
+	good
+)
+
+func (k *known) standing(now time.Time, stale time.Duration) standing {
+	alive := now.Before(k.Expires)
+	switch {
+	case k.suspected.IsZero(), k.Learned.After(k.suspected) && now.After(k.suspected.Add(suspectFor)):
+		if alive {
+			return good
+		}
+		if now.Before(k.Expires.Add(stale)) {
+			return old
+		}
+	case alive && k.Learned.After(k.suspected):
+		return returned
+	}
+	return gone
+}
+
+// group is what is known of one anycast address: its member set, or why there
+// is none. The cache's lock guards it; only turn may be used without.
+type group struct {
+	members  []known       // latest answer first; never changed, only replaced
+	chosen   netip.Addr    // by RTT, or by Spread for the host, when the set was renewed
+	turn     atomic.Uint32 // counts Spread's choices for flows
+	err      error         // of the last probe
+	errUntil time.Time     // until then err is an answer
+	renewAt  time.Time     // from then on a look-up renews the set
+	asked    time.Time     // when the last probe ended
+}
+
+// live says whether the group is of use for more than stale answers.
+func (g *group) live(now time.Time) bool {
+	if now.Before(g.errUntil) {
+		return true
+	}
+	for i := range g.members {
+		if now.Before(g.members[i].Expires) {
+			return true
+		}
+	}
+	return false
+}
+
+// learn puts what a probe has found before what was known, which stays for as
+// long as it can be of use.
+func (g *group) learn(pins []Pin, now time.Time, stale time.Duration) {
+	members := make([]known, 0, len(pins)+len(g.members))
+	for _, pin := range pins {
+		k := known{Pin: pin}
+		if before := memberIn(g.members, pin.Member); before != nil {
+			k.suspected = before.suspected
+		}
+		members = append(members, k)
+	}
+	for _, k := range g.members {
+		if len(members) < maxMembers && memberIn(members, k.Member) == nil && now.Before(k.Expires.Add(stale)) {
+			members = append(members, k)
+		}
+	}
+	shortest := pins[0].Expires
+	for _, pin := range pins {
+		if pin.Expires.Before(shortest) {
+			shortest = pin.Expires
+		}
+	}
+	g.members, g.err, g.errUntil, g.asked = members, nil, time.Time{}, now
+	g.renewAt = shortest.Add(-shortest.Sub(now) / renewPart)
+}
+
+func memberIn(members []known, ua netip.Addr) *known {
+	for i := range members {
+		if members[i].Member == ua {
+			return &members[i]
+		}
+	}
+	return nil
+}
+
+// pinKey is whose pin it is.
+type pinKey struct{ client, anycast netip.Addr }
+
+// clientPin is the member that a client is kept on.
+type clientPin struct {
+	member  netip.Addr
+	expires time.Time // from then on its room may be taken
+}
+
+// cache holds a bounded number of groups and of clients' pins. One that is
+// expired is dropped when its room is wanted.
 type cache struct {
 	max int
 
-	mu      sync.RWMutex
-	entries map[netip.Addr]entry
-	warned  map[netip.Addr]struct{} // self-answers that were told of
+	mu     sync.RWMutex
+	groups map[netip.Addr]*group
+	pins   map[pinKey]clientPin
+	warned map[netip.Addr]struct{} // self-answers that were told of
 }
 
 func newCache(n int) cache {
-	return cache{max: n, entries: make(map[netip.Addr]entry), warned: make(map[netip.Addr]struct{})}
+	return cache{max: n, groups: make(map[netip.Addr]*group), pins: make(map[pinKey]clientPin), warned: make(map[netip.Addr]struct{})}
 }
 
-func (c *cache) get(aa netip.Addr, now time.Time) (entry, bool) {
-	c.mu.RLock()
-	e, ok := c.entries[aa]
-	c.mu.RUnlock()
-	return e, ok && now.Before(e.expires)
-}
-
-// put reports false when every place is taken by an entry that is alive. The
-// entry is then not kept, which costs its flows a probe each.
-func (c *cache) put(aa netip.Addr, e entry, now time.Time) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if _, ok := c.entries[aa]; !ok && len(c.entries) >= c.max {
-		for other, old := range c.entries {
-			if !now.Before(old.expires) {
-				delete(c.entries, other)
+// group returns the group of aa, a new one if need be, or nil when every place
+// is taken by one that is alive. The lock must be held.
+func (c *cache) group(aa netip.Addr, now time.Time) *group {
+	if g := c.groups[aa]; g != nil {
+		return g
+	}
+	if len(c.groups) >= c.max {
+		for other, g := range c.groups {
+			if !g.live(now) {
+				delete(c.groups, other)
 			}
 		}
-		if len(c.entries) >= c.max {
+		if len(c.groups) >= c.max {
+			return nil
+		}
+	}
+	g := &group{}
+	c.groups[aa] = g
+	return g
+}
+
+// keep remembers a client's member. It reports false when there is no room:
+// the client's next flow then chooses anew.
+func (c *cache) keep(key pinKey, pin clientPin, now time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, ok := c.pins[key]; !ok && len(c.pins) >= c.max {
+		for other, p := range c.pins {
+			if !now.Before(p.expires) {
+				delete(c.pins, other)
+			}
+		}
+		if len(c.pins) >= c.max {
 			return false
 		}
 	}
-	c.entries[aa] = e
+	c.pins[key] = pin
 	return true
 }
 
-// claimRenewal lets one caller renew a pin and holds the others off until
-// then.
-func (c *cache) claimRenewal(aa netip.Addr, until time.Time) bool {
+// claimRenewal lets one caller renew a set and holds the others off until then.
+func (c *cache) claimRenewal(aa netip.Addr, now, until time.Time) (asked time.Time, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	e, ok := c.entries[aa]
-	if !ok || e.err != nil || !time.Now().After(e.renewAt) {
-		return false
+	g := c.groups[aa]
+	if g == nil || !now.After(g.renewAt) {
+		return time.Time{}, false
 	}
-	e.renewAt = until
-	c.entries[aa] = e
-	return true
+	g.renewAt = until
+	return g.asked, true
+}
+
+// askedSince says whether a probe of aa has ended after t.
+func (c *cache) askedSince(aa netip.Addr, t time.Time) bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	g := c.groups[aa]
+	return g != nil && g.asked.After(t)
 }
 
 func (c *cache) drop(aa netip.Addr) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.entries, aa)
+	delete(c.groups, aa)
 }
 
-func (c *cache) dropMember(aa, ua netip.Addr) {
+// suspect says that ua did not take a flow. What is expired of it is no longer
+// of use either.
+func (c *cache) suspect(aa, ua netip.Addr, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if e, ok := c.entries[aa]; ok && e.err == nil && e.pin.Member == ua {
-		delete(c.entries, aa)
+	g := c.groups[aa]
+	if g == nil || memberIn(g.members, ua) == nil {
+		return
 	}
-}
-
-func (c *cache) pins(now time.Time) []Pin {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	pins := make([]Pin, 0, len(c.entries))
-	for _, e := range c.entries {
-		if e.err == nil && now.Before(e.expires) {
-			pins = append(pins, e.pin)
-		}
-	}
-	return pins
+	members := append([]known(nil), g.members...)
+	memberIn(members, ua).suspected = now
+	g.members = members
 }
 
 // firstWarning reports true once for an address, for as many as are kept.
@@ -104,36 +221,4 @@ func (c *cache) firstWarning(aa netip.Addr) bool {
 	}
 	c.warned[aa] = struct{}{}
 	return true
-}
-
-// statics are the members named in the configuration. The list of an address
-// is turned when its first member is suspected.
-type statics struct {
-	mu      sync.Mutex
-	members map[netip.Addr][]netip.Addr
-}
-
-func newStatics(given map[netip.Addr][]netip.Addr) statics {
-	members := make(map[netip.Addr][]netip.Addr, len(given))
-	for aa, uas := range given {
-		members[aa] = slices.Clone(uas)
-	}
-	return statics{members: members}
-}
-
-func (s *statics) current(aa netip.Addr) (netip.Addr, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if uas := s.members[aa]; len(uas) > 0 {
-		return uas[0], true
-	}
-	return netip.Addr{}, false
-}
-
-func (s *statics) rotate(aa, ua netip.Addr) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if uas := s.members[aa]; len(uas) > 1 && uas[0] == ua {
-		s.members[aa] = append(slices.Clone(uas[1:]), ua)
-	}
 }

@@ -23,11 +23,14 @@
 // Nobody vouches for an answer's source address. A reply that carries the
 // probe's nonce proves only that its sender saw the probe (level nonce); a
 // list of the members' prefixes says which addresses it may name (level
-// allow-list). Whatever the level, some addresses are never a member: see
-// [Refusal].
+// allow-list). A shared key (level psk) or a member's signature (level ed25519)
+// proves who has answered; where a prefix asks for one of these, nothing less
+// is believed, however early it comes, and probers that cannot give it are not
+// asked. Whatever the level, some addresses are never a member: see [Refusal].
 //
 // An answer that comes from AA itself, a self-answer, means that AA is an
 // ordinary unicast address, or that a member has AA on its loopback. The draft
 // queries every destination and lets unicast addresses through; so does
-// [Direct].
+// [Direct]. It waits a little for the responder that such a member may run,
+// whose answer is the better one.
 package resolver

@@ -22,9 +22,17 @@ func (*ICMP) Name() string { return "icmp" }
 // answers from AA itself; asking still tells whether anybody is there.
 func (*ICMP) Serves(netip.Addr) bool { return true }
 
+// Proves implements [Prober]: nobody vouches for an echo.
+func (*ICMP) Proves() Trust { return Nonce }
+
 // Probe implements [Prober].
 func (p *ICMP) Probe(ctx context.Context, aa netip.Addr) (Answer, error) {
-	reply, err := p.socket.Probe(ctx, aa)
+	return p.ProbePath(ctx, aa, 0)
+}
+
+// ProbePath implements [PathProber] by the flow label and the identifier.
+func (p *ICMP) ProbePath(ctx context.Context, aa netip.Addr, path int) (Answer, error) {
+	reply, err := p.socket.ProbePath(ctx, aa, path)
 	if err != nil {
 		return Answer{}, err
 	}

@@ -18,6 +18,10 @@ const (
 	Nonce Trust = iota + 1
 	// AllowList: and it names an address in the members' prefixes.
 	AllowList
+	// PSK: and its sender holds the key that clients and members share.
+	PSK
+	// Ed25519: and its sender holds the private key of a pinned public one.
+	Ed25519
 )
 
 // String returns the level as it stands in messages and JSON.
@@ -27,6 +31,10 @@ func (t Trust) String() string {
 		return "nonce"
 	case AllowList:
 		return "allow-list"
+	case PSK:
+		return "psk"
+	case Ed25519:
+		return "ed25519"
 	}
 	return fmt.Sprintf("trust(%d)", uint8(t))
 }
@@ -50,16 +58,18 @@ type Policy struct {
 	Prefix netip.Prefix
 	// Members, if any, are the prefixes a UA must lie in; that is level
 	// AllowList.
-	Members    []netip.Prefix
+	Members []netip.Prefix
+	// Proof, if set, is PSK or Ed25519: what an answer must be proved by.
+	Proof      Trust
 	Unresolved Unresolved
 }
 
 // Trust returns the level that the policy asks for.
 func (p Policy) Trust() Trust {
 	if len(p.Members) > 0 {
-		return AllowList
+		return max(p.Proof, AllowList)
 	}
-	return Nonce
+	return max(p.Proof, Nonce)
 }
 
 // The errors of Resolve. Each is also a [syscall.Errno] by [errors.Is], the
@@ -94,6 +104,7 @@ const (
 	RefusedAnycast  Refusal = "inside an anycast prefix, so it would be routed back into the TUN"
 	RefusedNotAllow Refusal = "outside the member prefixes"
 	RefusedSelf     Refusal = "the anycast address itself"
+	RefusedProof    Refusal = "not proved as the prefix demands"
 )
 
 // policyFor returns the policy of the longest prefix that contains aa.
@@ -127,7 +138,7 @@ func (r *Resolver) judge(p Policy, aa, ua netip.Addr) (refusal Refusal, selfAnsw
 	if r.isLocal(ua) {
 		return RefusedOwn, false
 	}
-	if p.Trust() >= AllowList && !slices.ContainsFunc(p.Members, func(m netip.Prefix) bool { return m.Contains(ua) }) {
+	if len(p.Members) > 0 && !slices.ContainsFunc(p.Members, func(m netip.Prefix) bool { return m.Contains(ua) }) {
 		return RefusedNotAllow, false
 	}
 	return "", false
@@ -138,6 +149,9 @@ func (p Policy) validate() error {
 		if !prefix.IsValid() || prefix != prefix.Masked() {
 			return fmt.Errorf("resolver: %v is not a network prefix", prefix)
 		}
+	}
+	if p.Proof != 0 && p.Proof != PSK && p.Proof != Ed25519 {
+		return fmt.Errorf("resolver: Proof must be PSK or Ed25519, not %v", p.Proof)
 	}
 	if p.Unresolved != Direct && p.Unresolved != Reject {
 		return errors.New("resolver: Unresolved must be Direct or Reject")

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -21,6 +22,9 @@ type Prober interface {
 	Name() string
 	// Serves says whether the method can be used for aa's family.
 	Serves(aa netip.Addr) bool
+	// Proves is the level that its answers can reach at best. It is not asked
+	// where more is required.
+	Proves() Trust
 	// Probe returns the first answer, or an error when ctx ends.
 	Probe(ctx context.Context, aa netip.Addr) (Answer, error)
 }
@@ -29,6 +33,12 @@ type Prober interface {
 type Answer struct {
 	UA  netip.Addr
 	RTT time.Duration
+	// Lifetime is how long the member wants the answer to be used; 0 if it
+	// did not say.
+	Lifetime time.Duration
+	// Proof is the level that the answer was shown to reach, AllowList apart;
+	// 0 stands for Nonce.
+	Proof Trust
 }
 
 // Pin says that new flows to an anycast address go to a member, for a while.
@@ -38,6 +48,8 @@ type Pin struct {
 	Method     string // the prober's name, or "static"
 	Trust      Trust
 	SelfAnswer bool          // AA answered from itself: Member is AA
+	Client     netip.Addr    // whose pin it is, where that is kept; see [Source]
+	Stale      bool          // past its time, and used since nobody answers
 	RTT        time.Duration // 0 where nothing was measured
 	Learned    time.Time
 	Expires    time.Time
@@ -54,7 +66,13 @@ type Config struct {
 	TTL          time.Duration // life of a pin; default 30 s
 	NegativeTTL  time.Duration // life of a failure; default 1 s
 	ProbeTimeout time.Duration // of all probers together; default 2 s
-	MaxPins      int           // pins and failures kept; default 65,536
+	MaxPins      int           // addresses kept, and clients' pins; default 65,536
+
+	Sticky Sticky
+	Select Select
+	// Stale is how long after its end a pin still serves while nobody answers
+	// the probes; 0 is not at all.
+	Stale time.Duration
 
 	// IsLocal says whether an address is one of this host's own; nil says no.
 	IsLocal func(netip.Addr) bool
@@ -72,6 +90,14 @@ const (
 	// renewPart is the last part of a pin's life in which a look-up renews
 	// it in the background.
 	renewPart = 5
+
+	// Discovery asks along this many paths, and no more often than so many
+	// times a second, whatever is to be discovered.
+	discoverPaths = 16
+	discoverRate  = 1000
+
+	// pathTimeout is how long one of the further paths has to answer.
+	pathTimeout = 500 * time.Millisecond
 )
 
 // Resolver resolves anycast addresses. Its methods may be called from many
@@ -94,9 +120,11 @@ type Resolver struct {
 	closed  bool
 	probes  sync.WaitGroup
 
-	cache  cache
-	static statics
-	stats  counters
+	selector selector
+	pace     *rate.Limiter // of discovery
+	cache    cache
+	static   map[netip.Addr][]netip.Addr
+	stats    counters
 }
 
 // New returns a Resolver, or an error that names what is wrong with c.
@@ -112,13 +140,18 @@ func New(c Config) (*Resolver, error) {
 	if c.TTL < 0 || c.NegativeTTL < 0 || c.ProbeTimeout < 0 || c.MaxPins < 0 {
 		return nil, fmt.Errorf("resolver: TTL %v, negative TTL %v, probe timeout %v and %d pins must not be negative", c.TTL, c.NegativeTTL, c.ProbeTimeout, c.MaxPins)
 	}
+	if c.Sticky > Flow || c.Select > Spread || c.Stale < 0 {
+		return nil, fmt.Errorf("resolver: %v, %v and stale for %v: there are host, source and flow; first, rtt and spread; and stale must not be negative", c.Sticky, c.Select, c.Stale)
+	}
 	r := &Resolver{
 		policies: slices.Clone(c.Policies), probers: c.Probers, isLocal: c.IsLocal, log: c.Log,
 		refusals: rate.NewLimiter(rate.Every(time.Second), 10),
 		ttl:      cmp.Or(c.TTL, defaultTTL), negativeTTL: cmp.Or(c.NegativeTTL, defaultNegativeTTL),
 		probeTimeout: cmp.Or(c.ProbeTimeout, defaultProbeTimeout),
 		cache:        newCache(cmp.Or(c.MaxPins, defaultMaxPins)),
-		static:       newStatics(c.Static),
+		selector:     newSelector(c.Sticky, c.Select, c.Stale),
+		pace:         rate.NewLimiter(discoverRate, discoverPaths),
+		static:       maps.Clone(c.Static),
 	}
 	slices.SortStableFunc(r.policies, func(a, b Policy) int { return cmp.Compare(b.Prefix.Bits(), a.Prefix.Bits()) })
 	if r.isLocal == nil {
@@ -159,106 +192,133 @@ func (r *Resolver) begin() bool {
 }
 
 // Resolve returns the member for a new flow of client to aa.
-func (r *Resolver) Resolve(ctx context.Context, _, aa netip.Addr) (netip.Addr, error) {
-	pin, err := r.Lookup(ctx, aa)
+func (r *Resolver) Resolve(ctx context.Context, client, aa netip.Addr) (netip.Addr, error) {
+	pin, err := r.lookup(ctx, client, aa)
 	return pin.Member, err
 }
 
-// Lookup returns the pin of aa, from the cache or by asking. It waits no
-// longer than the probe timeout, and no longer than ctx.
+// Lookup returns the pin of aa for a client that is not named, from the cache
+// or by asking. It waits no longer than the probe timeout, and no longer than
+// ctx.
 func (r *Resolver) Lookup(ctx context.Context, aa netip.Addr) (Pin, error) {
+	return r.lookup(ctx, netip.Addr{}, aa)
+}
+
+func (r *Resolver) lookup(ctx context.Context, client, aa netip.Addr) (Pin, error) {
 	now := time.Now()
-	if e, ok := r.cache.get(aa, now); ok {
+	if f := r.cache.find(&r.selector, client, aa, now); f.ok {
 		r.stats.hits.Add(1)
-		if e.err == nil && now.After(e.renewAt) && r.cache.claimRenewal(aa, now.Add(r.probeTimeout)) {
-			r.stats.renewals.Add(1)
-			r.ask(aa, e.pin.Learned)
+		if f.renew && f.err == nil {
+			r.renew(aa, now)
 		}
-		return e.pin, e.err
-	}
-	policy, ok := r.policyFor(aa)
-	if !ok {
-		return Pin{}, ErrOutside
-	}
-	if ua, ok := r.static.current(aa); ok {
-		return r.pinStatic(policy, aa, ua, now)
+		return r.settle(f, client, now)
 	}
 	r.stats.misses.Add(1)
 	select {
-	case result := <-r.ask(aa, time.Time{}):
-		if result.Err != nil {
-			return Pin{}, result.Err
-		}
-		return result.Val.(Pin), nil
+	case result := <-r.ask(aa, func() bool { return r.cache.find(&r.selector, client, aa, time.Now()).ok }):
+		return r.answered(client, aa, result)
 	case <-ctx.Done():
 		return Pin{}, fmt.Errorf("resolver: gave up waiting for %v: %w", aa, ctx.Err())
 	}
 }
 
+// settle makes a pin of what was found, and keeps the client on it.
+func (r *Resolver) settle(f found, client netip.Addr, now time.Time) (Pin, error) {
+	if f.err != nil {
+		return Pin{}, f.err
+	}
+	if f.stale {
+		r.stats.stale.Add(1)
+		f.pin.Stale = true
+	}
+	if f.keep && !r.cache.keep(pinKey{client, f.pin.Anycast}, clientPin{f.pin.Member, f.pin.Expires}, now) {
+		r.stats.cacheFull.Add(1)
+	}
+	return f.pin, nil
+}
+
+// answered is the end of a wait for a probe. What it has found is in the
+// cache, unless there was no room.
+func (r *Resolver) answered(client, aa netip.Addr, result singleflight.Result) (Pin, error) {
+	now := time.Now()
+	if f := r.cache.find(&r.selector, client, aa, now); f.ok {
+		return r.settle(f, client, now)
+	}
+	if result.Err != nil {
+		return Pin{}, result.Err
+	}
+	var g group
+	g.learn(result.Val.([]Pin), now, 0)
+	r.selector.rank(&g, now)
+	k := r.selector.choose(&g, client, now, good)
+	if k == nil {
+		return Pin{}, fmt.Errorf("%w: %v", ErrNoAnswer, aa) // a member that answered for no time at all
+	}
+	return k.Pin, nil
+}
+
+// renew probes aa in the background, unless somebody else does.
+func (r *Resolver) renew(aa netip.Addr, now time.Time) {
+	asked, ok := r.cache.claimRenewal(aa, now, now.Add(r.probeTimeout))
+	if !ok {
+		return
+	}
+	r.stats.renewals.Add(1)
+	r.ask(aa, func() bool { return r.cache.askedSince(aa, asked) })
+}
+
 // ask probes aa, once for all who ask at the same time. The probe does not
-// depend on any of them. A pin learned after known makes it needless.
-func (r *Resolver) ask(aa netip.Addr, known time.Time) <-chan singleflight.Result {
+// depend on any of them. It is left out if it has become needless: between a
+// caller's miss and this call an earlier one may have ended.
+func (r *Resolver) ask(aa netip.Addr, needless func() bool) <-chan singleflight.Result {
 	return r.flight.DoChan(aa.String(), func() (any, error) {
 		if !r.begin() {
-			return Pin{}, ErrNoAnswer
+			return []Pin{}, ErrNoAnswer
 		}
 		defer r.probes.Done()
-		// Between a caller's miss and this call an earlier probe may have
-		// ended and left its answer.
-		if e, ok := r.cache.get(aa, time.Now()); ok && (e.err != nil || e.pin.Learned.After(known)) {
-			return e.pin, e.err
+		if needless() {
+			return []Pin{}, ErrNoAnswer // who waits looks into the cache first
 		}
 		policy, ok := r.policyFor(aa)
 		if !ok {
-			return Pin{}, ErrOutside
+			return []Pin{}, ErrOutside
 		}
-		pin, err := r.probe(policy, aa)
+		pins, err := r.discover(policy, aa)
 		if r.life.Err() == nil {
-			r.remember(aa, pin, err)
+			r.remember(aa, pins, err)
 		}
-		return pin, err
+		return pins, err
 	})
 }
 
-func (r *Resolver) remember(aa netip.Addr, pin Pin, err error) {
-	e := entry{pin: pin, err: err, expires: pin.Expires, renewAt: pin.Expires.Add(-r.ttl / renewPart)}
+func (r *Resolver) remember(aa netip.Addr, pins []Pin, err error) {
+	now := time.Now()
+	r.cache.mu.Lock()
+	defer r.cache.mu.Unlock()
 	if err != nil {
-		e.expires = time.Now().Add(r.negativeTTL)
 		r.stats.failures.Add(1)
-		if old, ok := r.cache.get(aa, time.Now()); ok && old.err == nil {
-			return // a renewal that failed: the pin lives out its time
-		}
 	}
-	if !r.cache.put(aa, e, time.Now()) {
+	g := r.cache.group(aa, now)
+	switch {
+	case g == nil:
 		r.stats.cacheFull.Add(1)
+	case err != nil:
+		// What is known of the members lives out its time.
+		g.err, g.errUntil, g.asked = err, now.Add(r.negativeTTL), now
+		g.renewAt = g.errUntil
+	default:
+		g.learn(pins, now, r.selector.stale)
+		r.selector.rank(g, now)
 	}
 }
 
-func (r *Resolver) pinStatic(policy Policy, aa, ua netip.Addr, now time.Time) (Pin, error) {
-	if refusal, _ := r.judge(policy, aa, ua); refusal != "" {
-		r.refuse(aa, staticMethod, ua, refusal)
-		return Pin{}, ErrUntrusted
-	}
-	r.stats.static.Add(1)
-	pin := Pin{Anycast: aa, Member: ua, Method: staticMethod, Trust: policy.Trust(), Learned: now, Expires: now.Add(r.ttl)}
-	r.remember(aa, pin, nil)
-	return pin, nil
-}
-
-// Suspect takes away a pin that names ua, because a flow could not be had
-// there; the next look-up asks afresh, or takes the next static member.
+// Suspect passes over ua for a while, because a flow could not be had there;
+// the next look-up takes another member that is known, at once, or asks afresh.
+// It comes back when it has answered a probe since.
 func (r *Resolver) Suspect(aa, ua netip.Addr) {
 	r.stats.suspected.Add(1)
-	r.static.rotate(aa, ua)
-	r.cache.dropMember(aa, ua)
+	r.cache.suspect(aa, ua, time.Now())
 }
 
 // Flush forgets what is known about aa, failures too.
 func (r *Resolver) Flush(aa netip.Addr) { r.cache.drop(aa) }
-
-// Pins returns the pins that are alive, sorted by anycast address.
-func (r *Resolver) Pins() []Pin {
-	pins := r.cache.pins(time.Now())
-	slices.SortFunc(pins, func(a, b Pin) int { return a.Anycast.Compare(b.Anycast) })
-	return pins
-}

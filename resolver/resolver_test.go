@@ -1,6 +1,7 @@
 package resolver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/netip"
@@ -29,10 +30,12 @@ type script struct {
 	name   string
 	asked  atomic.Int64
 	answer func(ctx context.Context, n int64) (Answer, error)
+	proves Trust // 0 stands for Ed25519
 }
 
 func (s *script) Name() string           { return s.name }
 func (s *script) Serves(netip.Addr) bool { return true }
+func (s *script) Proves() Trust          { return cmp.Or(s.proves, Ed25519) }
 func (s *script) Probe(ctx context.Context, _ netip.Addr) (Answer, error) {
 	return s.answer(ctx, s.asked.Add(1))
 }
@@ -412,5 +415,131 @@ func BenchmarkResolveCached(b *testing.B) {
 		if _, err := r.Resolve(b.Context(), nobody, aa); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+func answers(d time.Duration, a Answer) func(context.Context, int64) (Answer, error) {
+	return func(ctx context.Context, _ int64) (Answer, error) {
+		select {
+		case <-ctx.Done():
+			return Answer{}, ctx.Err()
+		case <-time.After(d):
+			return a, nil
+		}
+	}
+}
+
+func TestProofIsRequired(t *testing.T) {
+	for _, tc := range []struct {
+		policy, answer, want Trust
+	}{
+		{0, 0, Nonce}, {0, PSK, PSK}, {0, Ed25519, Ed25519},
+		{PSK, 0, 0}, {PSK, Nonce, 0}, {PSK, PSK, PSK}, {PSK, Ed25519, Ed25519},
+		{Ed25519, Nonce, 0}, {Ed25519, PSK, 0}, {Ed25519, Ed25519, Ed25519},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			p := &script{name: "stun", answer: answers(0, Answer{UA: ua1, Proof: tc.answer})}
+			r := newTest(t, Config{Policies: []Policy{{Prefix: prefix, Proof: tc.policy}}, Probers: []Prober{p}})
+			pin, err := r.Lookup(t.Context(), aa)
+			if tc.want == 0 && (!errors.Is(err, ErrUntrusted) || r.Stats().Refused[RefusedProof] != 1) || tc.want != 0 && (err != nil || pin.Trust != tc.want) {
+				t.Errorf("%v answered to %v: %v, %v", tc.answer, tc.policy, pin.Trust, err)
+			}
+		})
+	}
+}
+
+// TestWeakerAnswerFirst: an answer by echo is there first, and never wins.
+func TestWeakerAnswerFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		weak := &script{name: "icmp", answer: answers(time.Millisecond, Answer{UA: ua2})}
+		strong := &script{name: "stun", answer: answers(time.Second, Answer{UA: ua1, Proof: PSK})}
+		r := newTest(t, Config{Policies: []Policy{{Prefix: prefix, Proof: PSK}}, Probers: []Prober{weak, strong}})
+		if pin, err := r.Lookup(t.Context(), aa); err != nil || pin.Member != ua1 || pin.Method != "stun" || pin.Trust != PSK {
+			t.Errorf("%+v, %v", pin, err)
+		}
+	})
+}
+
+// TestWeakerIsNotAsked: its answers could only be refused.
+func TestWeakerIsNotAsked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		weak := &script{name: "icmp", proves: Nonce, answer: answers(0, Answer{UA: ua2})}
+		strong := &script{name: "stun", answer: answers(time.Second, Answer{UA: ua1, Proof: PSK})}
+		r := newTest(t, Config{Policies: []Policy{{Prefix: prefix, Proof: PSK}}, Probers: []Prober{weak, strong}})
+		if got := resolve(t, r); got != ua1 || weak.asked.Load() != 0 {
+			t.Errorf("%v, and the weaker one was asked %d times", got, weak.asked.Load())
+		}
+	})
+}
+
+func TestProofKeepsTheAllowList(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &script{name: "stun", answer: answers(0, Answer{UA: ua2, Proof: Ed25519})}
+		policy := Policy{Prefix: prefix, Proof: Ed25519, Members: []netip.Prefix{netip.MustParsePrefix("2001:db8:1::/48")}}
+		r := newTest(t, Config{Policies: []Policy{policy}, Probers: []Prober{p}})
+		if _, err := r.Lookup(t.Context(), aa); !errors.Is(err, ErrUntrusted) {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+// TestSelfAnswerWaits: a member with AA on its loopback answers an echo from AA
+// itself before its responder names UA.
+func TestSelfAnswerWaits(t *testing.T) {
+	for _, tc := range []struct {
+		stun   time.Duration
+		want   netip.Addr
+		within time.Duration
+	}{
+		{500 * time.Millisecond, ua1, 500 * time.Millisecond},
+		{time.Second, aa, time.Millisecond + selfWait},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			echo := &script{name: "icmp", answer: answers(time.Millisecond, Answer{UA: aa})}
+			stun := &script{name: "stun", answer: answers(tc.stun, Answer{UA: ua1})}
+			r := newTest(t, Config{Probers: []Prober{echo, stun}})
+			start := time.Now()
+			pin, err := r.Lookup(t.Context(), aa)
+			if err != nil || pin.Member != tc.want || pin.SelfAnswer != (tc.want == aa) || time.Since(start) != tc.within {
+				t.Errorf("%v: %+v, %v after %v", tc.stun, pin, err, time.Since(start))
+			}
+			if n := r.Stats().SelfAnswers; n != 0 && tc.want != aa || n != 1 && tc.want == aa {
+				t.Errorf("%d self-answers counted", n)
+			}
+		})
+	}
+}
+
+// TestSelfAnswerNeedNotWait: the host has said that it runs no responder.
+func TestSelfAnswerNeedNotWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		echo := &script{name: "icmp", answer: answers(time.Millisecond, Answer{UA: aa})}
+		stun := &script{name: "stun", answer: func(context.Context, int64) (Answer, error) {
+			time.Sleep(2 * time.Millisecond)
+			return Answer{}, syscall.ECONNREFUSED
+		}}
+		r := newTest(t, Config{Probers: []Prober{echo, stun}})
+		start := time.Now()
+		if pin, err := r.Lookup(t.Context(), aa); err != nil || pin.Member != aa || time.Since(start) != 2*time.Millisecond {
+			t.Errorf("%+v, %v after %v", pin, err, time.Since(start))
+		}
+	})
+}
+
+func TestMemberMayShortenThePin(t *testing.T) {
+	for lifetime, want := range map[time.Duration]time.Duration{0: 30 * time.Second, 10 * time.Second: 10 * time.Second, time.Hour: 30 * time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			p := &script{name: "stun", answer: answers(0, Answer{UA: ua1, Lifetime: lifetime})}
+			r := newTest(t, Config{Probers: []Prober{p}})
+			if pin, err := r.Lookup(t.Context(), aa); err != nil || pin.Expires.Sub(pin.Learned) != want {
+				t.Errorf("%v: %+v, %v", lifetime, pin, err)
+			}
+			time.Sleep(want * 9 / 10)
+			resolve(t, r)
+			synctest.Wait()
+			if n := r.Stats().Renewals; n != 1 {
+				t.Errorf("%v: %d renewals in the last fifth of its life", lifetime, n)
+			}
+		})
 	}
 }

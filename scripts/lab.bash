@@ -13,9 +13,14 @@ DEAD=2001:db8:aa::dead # in the prefix, routed, and joined by nobody
 PREFIX=2001:db8:aa::/64
 AA4=198.51.100.1 # no route on the network leads there at all
 PREFIX4=198.51.100.0/24
+LO=2001:db8:ab::1 # on the members' lo, the usual way with BGP; so is this one:
+LO4=203.0.113.193
+PREFIX_LO=2001:db8:ab::/64
+PREFIX_LO4=203.0.113.192/26
 UA1=2001:db8:11::2
 UA2=2001:db8:12::2
 UA1_4=192.0.2.2
+UA2_4=192.0.2.130
 CLIENT=2001:db8:1::2
 PORT=7000
 
@@ -96,6 +101,9 @@ build_lab() {
 route_to() {
 	local ua=UA$1
 	ip -n router -6 route replace $AA/128 via "${!ua}"
+	ip -n router -6 route replace $LO/128 via "${!ua}"
+	ua=UA$1_4
+	ip -n router route replace $LO4/32 via "${!ua}"
 	ROUTED=$1
 }
 
@@ -138,6 +146,21 @@ start_members() {
 		eventually 5 grep -q '^serving' "$TMP/serve$n.log"
 	done
 }
+
+# start_responders KEYFILE: the members have LO and LO4 on lo, and run a
+# responder; their PIDs are in ${RESPONDERS[1]} and [2].
+start_responders() {
+	local n
+	for n in 1 2; do
+		ip -n "m$n" addr add $LO/128 dev lo nodad
+		ip -n "m$n" addr add $LO4/32 dev lo
+		spawn "$TMP/responder$n.log" ip netns exec "m$n" "$AARPTUN" member --anycast $LO --anycast $LO4 --ed25519-file "$1" --check-tcp $PORT --check-interval 200ms
+		RESPONDERS[n]=$SPAWNED
+		eventually 5 grep -q "^answering $LO4" "$TMP/responder$n.log"
+		eventually 5 grep -q 'state=answering' "$TMP/responder$n.log"
+	done
+}
+RESPONDERS=()
 
 # start_aarptun [FLAGS]: sets $DAEMON and returns when it is ready.
 start_aarptun() {

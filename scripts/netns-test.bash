@@ -102,6 +102,7 @@ dead_member() {
 	ip -n m2 link set eth0 up
 	ip -n m2 -6 addr add $UA2/64 dev eth0 nodad 2>/dev/null || true # the kernel drops it with the link
 	ip -n m2 -6 route add default via 2001:db8:12::1 2>/dev/null || true
+	ip -n m2 route add default via 192.0.2.129 2>/dev/null || true
 	route_to 1
 }
 
@@ -145,6 +146,50 @@ killed_leaves_something() {
 	! same_state
 }
 
+# new_flow AA: the member that a new connection to it reaches.
+new_flow() { [ "$(member_of "$1")" = "$2" ]; }
+
+# responders: members with AA on lo, IPv6 and IPv4, whose answers are signed.
+responders() {
+	local public flows i status=0
+	check "keygen makes a key and prints the public one" aarptun keygen ed25519 "$TMP/member.key"
+	public=$(aarptun keygen public "$TMP/member.key")
+	start_responders "$TMP/member.key"
+	check "resolve proves the answer of a member with AA on lo" says "^$UA1 by stun, trust ed25519" aarptun resolve -v --pubkey "$public" $LO
+	check "IPv4: so it does" says "^$UA1_4 by stun, trust ed25519" aarptun resolve -v --pubkey "$public" $LO4
+	check "an answer with another key is not believed" fails_with 'not pinned' aarptun resolve -v --timeout 500ms --pubkey "$(aarptun keygen ed25519 "$TMP/other.key")" $LO
+	start_aarptun -p $PREFIX_LO -p $PREFIX_LO4 --pubkey "$PREFIX_LO=$public" --pubkey "$PREFIX_LO4=$public"
+	check "AA on lo: TCP is pinned" says "^peer=\[$LO\]:$PORT local=$CLIENT member=m1\$" lab connect "[$LO]:$PORT"
+	check "AA on lo: UDP is answered from AA" says "^from=\[$LO\]:$PORT member=m1\$" lab udp "[$LO]:$PORT"
+	check "AA on lo: ping is answered from AA" says "^from=$LO bytes=56\$" lab ping $LO
+	check "IPv4 AA on lo: TCP is pinned" says "^peer=$LO4:$PORT local=203.0.113.2 member=m1\$" lab connect "$LO4:$PORT"
+	check "IPv4 AA on lo: UDP is answered from AA" says "^from=$LO4:$PORT member=m1\$" lab udp "$LO4:$PORT"
+	check "IPv4 AA on lo: ping is answered from AA" says "^from=$LO4 bytes=56\$" lab ping $LO4
+	check "pins says that they are proved" says "^$LO4 +$UA1_4 +stun +ed25519" aarptun pins
+	for i in "[$LO]" "$LO4"; do
+		ip netns exec client "$LAB" flows --to "$i:$PORT" --tcp 20 --udp 10 --for 30s --tag "lo$i" >"$TMP/lo.out$i" 2>&1 &
+		flows+=" $!"
+		PIDS+=("$!")
+		eventually 20 grep -qx started "$TMP/lo.out$i" || true
+	done
+	for ((i = 0; i < 21; i++)); do
+		flip
+		sleep 0.1
+	done
+	check "after a flip and the TTL a new flow goes to the other member" eventually 5 new_flow "[$LO]:$PORT" "m$ROUTED"
+	check "IPv4: so it does" eventually 5 new_flow "$LO4:$PORT" "m$ROUTED"
+	kill -USR1 "${RESPONDERS[ROUTED]}"
+	check "a member that drains takes no new flow" eventually 5 fails_with EHOSTUNREACH lab connect --timeout 5s "$LO4:$PORT"
+	flip
+	check "and the other one does" eventually 5 new_flow "$LO4:$PORT" "m$ROUTED"
+	for i in $flows; do
+		stop "$i" || status=$?
+	done
+	check "60 flows with verified bytes survive 20 route flips and the draining" exits "$status" true
+	route_to 1
+	stop "$DAEMON" || true
+}
+
 static_binary() {
 	mkdir -p "$TMP/empty"
 	cp "$AARPTUN" "$TMP/empty/aarptun"
@@ -176,9 +221,10 @@ second_run
 dead_member
 wire_status=0
 stop "$WIRE" || wire_status=$?
-check "on the router's wire nothing went to AA but echo requests" exits "$wire_status" true
+check "on the router's wire nothing went to AA but probes" exits "$wire_status" true
 sed 's/^/#   /' "$TMP/wire.log"
 host_comes_back
+responders
 static_binary
 
 if [ "$FAILED" -gt 0 ]; then

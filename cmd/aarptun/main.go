@@ -16,6 +16,7 @@ import (
 	"aarptun/internal/admin"
 	"aarptun/internal/config"
 	"aarptun/resolver"
+	"aarptun/resolver/member"
 	"aarptun/tun"
 )
 
@@ -66,7 +67,7 @@ func exitCode(err error) int {
 		return exitUsage
 	case errors.Is(err, os.ErrPermission):
 		return exitPermission
-	case errors.Is(err, tun.ErrConfig), errors.Is(err, admin.ErrInUse), errors.Is(err, admin.ErrPath), errors.As(err, &host):
+	case errors.Is(err, tun.ErrConfig), errors.Is(err, admin.ErrInUse), errors.Is(err, admin.ErrPath), errors.As(err, &host), errors.Is(err, member.ErrKey), errors.Is(err, syscall.EADDRINUSE):
 		return exitConfig
 	case errors.Is(err, resolver.ErrNoAnswer), errors.Is(err, resolver.ErrUntrusted), errors.Is(err, resolver.ErrSelfAnswer),
 		errors.Is(err, admin.ErrNotRunning):
@@ -92,7 +93,8 @@ address (UA), whatever the network's routes do meanwhile. Programs need no
 change and see only AA; the network sees only UA.
 
 Exit codes: 0 ok, 1 failed, 64 wrong usage, 69 no answer, 77 no permission,
-78 the host is not as it must be (device, table or socket taken, no TUN).`,
+78 the host is not as it must be (device, table, socket or port taken, no TUN,
+a key file that others can read).`,
 		Example: `  aarptun run -p 2001:db8:aa::/64        # as root: carry that prefix until Ctrl-C
   aarptun resolve 2001:db8:aa::1         # which member is it now?
   aarptun flows                          # who talks to which member
@@ -105,7 +107,7 @@ Exit codes: 0 ok, 1 failed, 64 wrong usage, 69 no answer, 77 no permission,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	root.SetVersionTemplate(versionText() + "\n")
-	root.AddCommand(newRun(), newResolve(), newStatus(), newFlows(), newPins(), newMember(), newCleanup(), newVersion(), newCompletion())
+	root.AddCommand(newRun(), newResolve(), newStatus(), newFlows(), newPins(), newMember(), newKeygen(), newCleanup(), newVersion(), newCompletion())
 	root.SetHelpCommand(newHelp())
 	root.SetFlagErrorFunc(flagError)
 	for _, c := range root.Commands() {

@@ -1,10 +1,17 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
+	"os"
+	"os/signal"
+	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -12,34 +19,234 @@ import (
 	"aarptun/resolver/member"
 )
 
+// serving is what the flags of member say.
+type serving struct {
+	joins, anycast, unicast []string
+	pskFile, ed25519File    string
+	check, checkTCP         string
+	drain                   bool
+	responder               member.ResponderConfig
+	port                    uint16
+	logging                 config.Config // LogLevel and LogFormat
+}
+
 func newMember() *cobra.Command {
-	var joins []string
+	s := serving{port: member.DefaultPort, logging: config.Default()}
 	cmd := &cobra.Command{
-		Use:   "member --join AA%DEV [--join AA%DEV ...]",
+		Use:   "member {--anycast AA | --join AA%DEV} ...",
 		Short: "Be a member of an anycast address",
-		Long: `Member joins anycast addresses on interfaces of this host, so that its kernel
-answers the probes for them, and holds them until Ctrl-C or SIGTERM. It prints a
-line "joined AA%DEV" for each. Bringing the traffic for AA to this host is the
-routing's job; serving it is that of the programs that listen on this host.`,
-		Example: "  aarptun member --join 2001:db8:aa::1%eth0",
-		Args:    noArgsBut("--join"),
-		RunE: func(c *cobra.Command, _ []string) (err error) {
-			if len(joins) == 0 {
-				return usagef(c, "no anycast address given: name at least one, such as --join 2001:db8:aa::1%%eth0")
-			}
-			for _, join := range joins {
-				m, joinErr := joinOne(c, join)
-				if joinErr != nil {
-					return joinErr
-				}
-				defer func() { err = errors.Join(err, m.Close()) }()
-			}
-			<-c.Context().Done()
-			return nil
-		},
+		Long: `Member lets clients find this host as a member of anycast addresses, until
+Ctrl-C or SIGTERM. There are two ways, which may be used together:
+
+--anycast AA answers the clients that ask AA by STUN (UDP port 3478) with this
+host's unicast address. It is for addresses that are configured as ordinary ones,
+on lo for example, for IPv4, and wherever an answer is to be proved. It needs no
+privilege. It prints "answering AA" for each.
+
+--join AA%DEV joins an IPv6 address as anycast, so that the kernel answers the
+echo requests for it. It needs root. It prints "joined AA%DEV" for each.
+
+Bringing the traffic for AA to this host is the routing's job; serving it is that
+of the programs that listen on this host. They must listen on its unicast
+addresses too, for that is where clients are sent.
+
+A member that is unhealthy (--check, --check-tcp) or draining says nothing, so
+that new flows go elsewhere; the flows it has stay. It drains while the file
+--drain-file is there, and from SIGUSR1 to SIGUSR2.
+
+Proof: with --psk-file only clients that show one of its keys are answered, and
+each answer shows that key; with --ed25519-file each answer is signed with the
+first key of that file. 'aarptun keygen' makes both.`,
+		Example: `  aarptun member --anycast 192.0.2.1 --check-tcp 443
+  aarptun member --anycast 2001:db8:aa::1 --ed25519-file /etc/aarptun/member.key
+  aarptun member --anycast 192.0.2.1 --check 'curl -fsS http://localhost/health'
+  aarptun member --join 2001:db8:aa::1%eth0`,
+		Args: noArgsBut("--anycast"),
+		RunE: func(c *cobra.Command, _ []string) error { return s.run(c) },
 	}
-	cmd.Flags().StringArrayVar(&joins, "join", nil, "anycast address and interface to join it on, as `AA%DEV`; may be repeated")
+	f := cmd.Flags()
+	f.StringArrayVar(&s.joins, "join", nil, "anycast address and interface to join it on, as AA%DEV; may be repeated")
+	f.StringSliceVar(&s.anycast, "anycast", nil, "anycast address to answer for; may be repeated")
+	f.StringSliceVar(&s.unicast, "unicast", nil, "unicast address to name, one of each family; without it the one on the route back to the client")
+	f.Uint16Var(&s.port, "port", s.port, "UDP port to answer on")
+	f.StringVar(&s.pskFile, "psk-file", "", "file of the shared keys of which clients must show one")
+	f.BoolVar(&s.responder.Keyless, "keyless", false, "with --psk-file, answer clients without a key as well")
+	f.StringVar(&s.ed25519File, "ed25519-file", "", "file of the private key to sign answers with")
+	f.DurationVar(&s.responder.Lifetime, "lifetime", member.DefaultLifetime, "how long clients may use an answer, 1s to 24h")
+	f.IntVar(&s.responder.Rate, "rate", member.DefaultRate, "answers a second for each client; an IPv6 client is its /64")
+	f.StringVar(&s.check, "check", "", "command that finds this host healthy, by status 0")
+	f.StringVar(&s.checkTCP, "check-tcp", "", "TCP port, or ADDRESS:PORT, that must accept connections")
+	f.DurationVar(&s.responder.Interval, "check-interval", member.DefaultInterval, "time between two checks")
+	f.DurationVar(&s.responder.Timeout, "check-timeout", member.DefaultTimeout, "time in which a check must end")
+	f.BoolVar(&s.drain, "drain", false, "begin draining; SIGUSR2 ends it")
+	f.StringVar(&s.responder.DrainFile, "drain-file", "", "drain while this file is there")
+	f.Var(logLevel{&s.logging.LogLevel}, "log-level", "debug, info, warn or error")
+	f.Var(choice[string]{&s.logging.LogFormat, []string{"text", "json"}}, "log-format", "form of the log")
 	return cmd
+}
+
+func (s *serving) run(c *cobra.Command) (err error) {
+	if len(s.joins)+len(s.anycast) == 0 {
+		return usageError{errors.New("no anycast address given: name at least one, such as --anycast 192.0.2.1 or --join 2001:db8:aa::1%eth0 (see 'aarptun member --help')")}
+	}
+	responder, err := s.listen(c)
+	if err != nil {
+		return err
+	}
+	for _, join := range s.joins {
+		m, joinErr := joinOne(c, join)
+		if joinErr != nil {
+			if responder != nil {
+				joinErr = errors.Join(joinErr, responder.Close())
+			}
+			return joinErr
+		}
+		defer func() { err = errors.Join(err, m.Close()) }()
+	}
+	if responder == nil {
+		<-c.Context().Done()
+		return nil
+	}
+	return s.answer(c, responder)
+}
+
+// answer runs the responder, and drains it when told so.
+func (s *serving) answer(c *cobra.Command, r *member.Responder) error {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGUSR1, syscall.SIGUSR2)
+	defer signal.Stop(signals)
+	r.Drain(s.drain)
+	ctx, cancel := context.WithCancel(c.Context())
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- r.Run(ctx) }()
+	for _, aa := range s.responder.Anycast {
+		if _, err := fmt.Fprintln(c.OutOrStdout(), "answering", aa); err != nil {
+			cancel()
+			return errors.Join(err, <-done)
+		}
+	}
+	for {
+		select {
+		case sig := <-signals:
+			r.Drain(sig == syscall.SIGUSR1)
+		case err := <-done:
+			return err
+		}
+	}
+}
+
+// listen returns the responder that the flags ask for, or nil.
+func (s *serving) listen(c *cobra.Command) (*member.Responder, error) {
+	if len(s.anycast) == 0 {
+		return nil, s.onlyAnycast(c)
+	}
+	if err := s.read(); err != nil {
+		return nil, err
+	}
+	s.responder.Log = newLogger(c.ErrOrStderr(), s.logging)
+	r, err := member.Listen(s.responder)
+	if errors.Is(err, member.ErrInvalid) {
+		return nil, usageError{err}
+	}
+	if err == nil {
+		s.warn(s.responder.Log)
+	}
+	return r, err
+}
+
+// onlyAnycast refuses the flags that do nothing without --anycast.
+func (s *serving) onlyAnycast(c *cobra.Command) error {
+	for _, name := range []string{"unicast", "port", "psk-file", "keyless", "ed25519-file", "lifetime", "rate", "check", "check-tcp", "check-interval", "check-timeout", "drain", "drain-file"} {
+		if c.Flags().Changed(name) {
+			return usageError{fmt.Errorf("--%s is about the answers of --anycast, which is not given", name)}
+		}
+	}
+	return nil
+}
+
+// read fills in the responder's configuration.
+func (s *serving) read() (err error) {
+	r := &s.responder
+	if r.Anycast, err = parseAddrs("--anycast", s.anycast); err != nil {
+		return err
+	}
+	if r.Unicast, err = parseAddrs("--unicast", s.unicast); err != nil {
+		return err
+	}
+	if s.port == 0 {
+		return usageError{errors.New("--port 0: it must be 1 to 65535")}
+	}
+	if r.Rate < 1 || r.Interval <= 0 || r.Timeout <= 0 || r.Lifetime == 0 {
+		return usageError{errors.New("--rate, --lifetime, --check-interval and --check-timeout must be more than 0")}
+	}
+	r.Port = s.port
+	if s.pskFile != "" {
+		if r.PSKs, err = member.ReadPSKs(s.pskFile); err != nil {
+			return err
+		}
+	} else if r.Keyless {
+		return usageError{errors.New("--keyless: without --psk-file nobody needs a key")}
+	}
+	if s.ed25519File != "" {
+		keys, err := member.ReadPrivateKeys(s.ed25519File)
+		if err != nil {
+			return err
+		}
+		r.Signer = keys[0]
+	}
+	r.Check, err = s.parseCheck()
+	return err
+}
+
+// parseCheck returns the check that the flags ask for, or nil.
+func (s *serving) parseCheck() (member.Check, error) {
+	switch {
+	case s.check != "" && s.checkTCP != "":
+		return nil, usageError{errors.New("--check and --check-tcp: give one of them")}
+	case s.check != "":
+		return member.Command(s.check), nil
+	case s.checkTCP == "":
+		return nil, nil
+	}
+	if port, err := strconv.ParseUint(s.checkTCP, 10, 16); err == nil && port != 0 {
+		if len(s.responder.Unicast) > 0 {
+			return member.Connect(uint16(port), s.responder.Unicast...), nil
+		}
+		return member.ConnectLocal(uint16(port), s.responder.Anycast), nil
+	}
+	to, err := netip.ParseAddrPort(s.checkTCP)
+	if err != nil || to.Port() == 0 {
+		return nil, usageError{fmt.Errorf("--check-tcp %q: write a port, such as 443, or an address with a port, such as 127.0.0.1:443 or [::1]:443", s.checkTCP)}
+	}
+	return member.Connect(to.Port(), to.Addr()), nil
+}
+
+// warn tells of an address that no question can come to yet.
+func (s *serving) warn(log *slog.Logger) {
+	own := member.Locals()
+	for _, aa := range s.responder.Anycast {
+		joined := slices.ContainsFunc(s.joins, func(j string) bool { return strings.HasPrefix(j, aa.String()+"%") })
+		if !joined && !slices.Contains(own, aa) {
+			log.Warn("the anycast address is not configured on this host yet: questions will come once it is, by 'ip addr add' on lo, say, or --join", "anycast", aa)
+		}
+	}
+	for _, ua := range s.responder.Unicast {
+		if !slices.Contains(own, ua) {
+			log.Warn("the unicast address is none of this host's: clients that are sent there must reach this host", "unicast", ua)
+		}
+	}
+}
+
+func parseAddrs(flag string, list []string) (addrs []netip.Addr, err error) {
+	for _, s := range list {
+		a, err := config.ParseAddr(s)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", flag, err)
+		}
+		addrs = append(addrs, a)
+	}
+	return addrs, nil
 }
 
 func joinOne(c *cobra.Command, join string) (*member.Membership, error) {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 
 	"aarptun/internal/config"
 	"aarptun/resolver"
+	"aarptun/resolver/member"
 	"aarptun/resolver/ping"
 )
 
@@ -36,15 +38,20 @@ type asking struct {
 	timeout       time.Duration
 	mark          uint32
 	members       []netip.Prefix
+	stunPort      uint16
+	pskFile       string
+	public        map[netip.Prefix][]ed25519.PublicKey
 }
 
 func newResolve() *cobra.Command {
-	a := asking{mark: config.Default().Mark}
+	a := asking{mark: config.Default().Mark, stunPort: config.Default().STUNPort}
 	cmd := &cobra.Command{
 		Use:   "resolve AA",
 		Short: "Ask which member stands behind an anycast address",
-		Long: `Resolve asks the anycast address AA by probe and prints the unicast address of
-the member that answers, alone on standard output. It needs no running daemon.
+		Long: `Resolve asks the anycast address AA by probe, by echo request and by STUN side by
+side, and prints the unicast address of the member that answers, alone on standard
+output. It needs no running daemon. With --psk-file or --pubkey it believes only
+answers with that proof.
 
 It needs CAP_NET_RAW, or a group inside net.ipv4.ping_group_range. Where a
 daemon runs on the same host, run it as root too: its probes then carry the mark
@@ -53,6 +60,7 @@ that bypasses the TUN.
 Exit code 69 says that nobody answered whose answer could be used.`,
 		Example: `  ssh "$(aarptun resolve 2001:db8:aa::1)"
   aarptun resolve -v 2001:db8:aa::1
+  aarptun resolve --pubkey "$(cat member.pub)" 192.0.2.1
   aarptun resolve -n 20 2001:db8:aa::1    # which members are seen from here?`,
 		Args: oneArg("an anycast address"),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -80,6 +88,9 @@ Exit code 69 says that nobody answered whose answer could be used.`,
 	f.DurationVar(&a.timeout, "timeout", 2*time.Second, "`TIME` to wait for an answer, 1ms to 1m")
 	f.Var(mark{&a.mark}, "fwmark", "mark of the probes, which bypass a running daemon's TUN")
 	f.Var(prefixes{&a.members}, "member-prefix", "believe only members in this prefix; may be repeated")
+	f.StringVar(&a.pskFile, "psk-file", "", "file of the shared keys; believe only answers that show its first one")
+	f.Var(publicKeys{&a.public}, "pubkey", "public key of a member; believe only answers signed with one of them; may be repeated")
+	f.Uint16Var(&a.stunPort, "stun-port", a.stunPort, "UDP port of the members' responders; 0 does not ask them")
 	return cmd
 }
 
@@ -96,27 +107,35 @@ func (a *asking) explain(err error, aa netip.Addr) error {
 
 // ask returns the members that answered, in the order in which they were seen.
 func (a *asking) ask(c *cobra.Command, aa netip.Addr) (found []*resolution, err error) {
-	socket, err := a.open(c.ErrOrStderr())
+	policy, ring, err := a.policy(aa)
+	if err != nil {
+		return nil, err
+	}
+	echo, err := openMarked(a, c.ErrOrStderr(), func(mark uint32) (*ping.Socket, error) { return ping.Open(ping.Config{Mark: mark}) })
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(c.Context())
-	running := make(chan error, 1)
-	go func() { running <- socket.Run(ctx) }()
+	running := []<-chan error{start(ctx, echo.Run)}
 	defer func() {
 		cancel()
-		err = errors.Join(err, <-running)
+		for _, r := range running {
+			err = errors.Join(err, <-r)
+		}
 	}()
-	level := slog.LevelError
-	if a.verbose {
-		level = slog.LevelWarn
+	log := a.log(c.ErrOrStderr())
+	probers := []resolver.Prober{resolver.NewICMP(echo)}
+	if a.stunPort != 0 {
+		stun, err := openMarked(a, io.Discard, func(mark uint32) (*member.Prober, error) {
+			return member.OpenProber(member.ProberConfig{Mark: mark, Port: a.stunPort, Rings: []member.Keyring{ring}, Log: log})
+		})
+		if err != nil {
+			return nil, err
+		}
+		running = append(running, start(ctx, stun.Run))
+		probers = append(probers, resolver.NewSTUN(stun))
 	}
-	r, err := resolver.New(resolver.Config{
-		Policies:     []resolver.Policy{{Prefix: netip.PrefixFrom(aa, aa.BitLen()), Members: a.members}},
-		Probers:      []resolver.Prober{resolver.NewICMP(socket)},
-		ProbeTimeout: a.timeout,
-		Log:          slog.New(slog.NewTextHandler(c.ErrOrStderr(), &slog.HandlerOptions{Level: level})),
-	})
+	r, err := resolver.New(resolver.Config{Policies: []resolver.Policy{policy}, Probers: probers, ProbeTimeout: a.timeout, Log: log})
 	if err != nil {
 		return nil, err
 	}
@@ -124,20 +143,55 @@ func (a *asking) ask(c *cobra.Command, aa netip.Addr) (found []*resolution, err 
 	return a.collect(ctx, r, aa)
 }
 
-// open opens the probes' socket, without the mark if that is not permitted.
-func (a *asking) open(stderr io.Writer) (*ping.Socket, error) {
-	socket, err := ping.Open(ping.Config{Mark: a.mark})
-	if err == nil || !errors.Is(err, os.ErrPermission) {
-		return socket, err
-	}
-	socket, plainErr := ping.Open(ping.Config{})
-	if plainErr != nil {
-		return nil, plainErr
-	}
+// start runs something that says on the channel how it ended.
+func start(ctx context.Context, run func(context.Context) error) <-chan error {
+	ended := make(chan error, 1)
+	go func() { ended <- run(ctx) }()
+	return ended
+}
+
+func (a *asking) log(stderr io.Writer) *slog.Logger {
+	level := slog.LevelError
 	if a.verbose {
+		level = slog.LevelWarn
+	}
+	return slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
+}
+
+// policy is what the flags say about AA, and the keys for it.
+func (a *asking) policy(aa netip.Addr) (p resolver.Policy, ring member.Keyring, err error) {
+	p = resolver.Policy{Prefix: netip.PrefixFrom(aa, aa.BitLen()), Members: a.members}
+	ring = member.Keyring{Prefix: p.Prefix}
+	if a.pskFile != "" {
+		p.Proof = resolver.PSK
+		if ring.PSKs, err = member.ReadPSKs(a.pskFile); err != nil {
+			return p, ring, err
+		}
+	}
+	for prefix, keys := range a.public {
+		if prefix == config.AllPrefixes || prefix.Contains(aa) {
+			p.Proof = resolver.Ed25519
+			ring.Public = append(ring.Public, keys...)
+		}
+	}
+	if p.Proof != 0 && a.stunPort == 0 {
+		return p, ring, usageError{errors.New("a key is given, and --stun-port 0 asks nobody for a proof: take one of them away")}
+	}
+	return p, ring, nil
+}
+
+// openMarked opens sockets for probes, without the mark if that is not
+// permitted.
+func openMarked[S any](a *asking, stderr io.Writer, open func(mark uint32) (S, error)) (S, error) {
+	sockets, err := open(a.mark)
+	if err == nil || !errors.Is(err, os.ErrPermission) {
+		return sockets, err
+	}
+	sockets, plainErr := open(0)
+	if plainErr == nil && a.verbose {
 		fmt.Fprintln(stderr, "aarptun: the probes cannot be marked without CAP_NET_ADMIN: where a daemon runs, it is asked instead of the network")
 	}
-	return socket, nil
+	return sockets, plainErr
 }
 
 func (a *asking) collect(ctx context.Context, r *resolver.Resolver, aa netip.Addr) ([]*resolution, error) {

@@ -1,9 +1,11 @@
 package config
 
 import (
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -49,6 +51,17 @@ type Config struct {
 	// the order of preference.
 	Static map[netip.Addr][]netip.Addr
 
+	// STUNPort is the UDP port of the members' responders, 1 to 65535; 0 asks
+	// them nothing.
+	STUNPort uint16
+	// PSKFiles name the file of shared keys for a prefix, which must be one of
+	// Prefixes; [AllPrefixes] stands for those that have none of their own.
+	// Answers about such a prefix must show the key (trust level psk).
+	PSKFiles map[netip.Prefix]string
+	// PublicKeys are the pinned keys for a prefix, as with PSKFiles. Answers
+	// must be signed with one of them (trust level ed25519).
+	PublicKeys map[netip.Prefix][]ed25519.PublicKey
+
 	// TUN is the name of the device, 1 to 15 bytes.
 	TUN string
 	// MTU of the device in bytes, 1280 to 65535; 0 takes the uplink's.
@@ -75,11 +88,16 @@ type Config struct {
 	LogFormat string // "text" or "json"
 }
 
+// AllPrefixes is the key of what counts for every prefix that has nothing of
+// its own.
+var AllPrefixes netip.Prefix
+
 // Default returns the configuration that is used where nothing is given. It
 // has no prefixes, so it is not valid by itself.
 func Default() Config {
 	return Config{
-		TUN: "aarptun0", Table: 170, Mark: 0xaa,
+		STUNPort: 3478,
+		TUN:      "aarptun0", Table: 170, Mark: 0xaa,
 		CacheTTL: 30 * time.Second, Unresolved: Direct,
 		AdminSocket: "/run/aarptun/admin.sock", StateDir: "/run/aarptun",
 		DrainTimeout: 2 * time.Second,
@@ -90,7 +108,7 @@ func Default() Config {
 // Validate returns an error that names the first wrong value and the remedy.
 // It is an [ErrInvalid].
 func (c Config) Validate() error {
-	for _, check := range []func() error{c.checkPrefixes, c.checkStatic, c.checkDevice, c.checkRest, c.ValidatePaths} {
+	for _, check := range []func() error{c.checkPrefixes, c.checkStatic, c.checkKeys, c.checkDevice, c.checkRest, c.ValidatePaths} {
 		if err := check(); err != nil {
 			return err
 		}
@@ -163,6 +181,26 @@ func (c Config) checkStatic() error {
 				return invalid("static member %v=%v: the member's address lies in an anycast prefix and would be routed back into the TUN", aa, ua)
 			}
 		}
+	}
+	return nil
+}
+
+func (c Config) checkKeys() error {
+	keyed := slices.Concat(slices.Collect(maps.Keys(c.PSKFiles)), slices.Collect(maps.Keys(c.PublicKeys)))
+	for _, p := range keyed {
+		if p != AllPrefixes && !slices.Contains(c.Prefixes, p) {
+			return invalid("keys for %v: it is none of the anycast prefixes: add -p %v", p, p)
+		}
+	}
+	for p, keys := range c.PublicKeys {
+		for _, k := range keys {
+			if len(k) != ed25519.PublicKeySize {
+				return invalid("a public key for %v has %d bytes, not %d", p, len(k), ed25519.PublicKeySize)
+			}
+		}
+	}
+	if len(keyed) > 0 && c.STUNPort == 0 {
+		return invalid("keys are given, and --stun-port 0 asks nobody for a proof: take one of them away")
 	}
 	return nil
 }

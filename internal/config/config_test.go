@@ -1,6 +1,7 @@
 package config
 
 import (
+	"crypto/ed25519"
 	"errors"
 	"net/netip"
 	"strings"
@@ -31,6 +32,13 @@ func TestValidateNamesTheCulprit(t *testing.T) {
 		"lies in ::ffff:0.0.0.0/96":            func(c *Config) { c.Static = statics("2001:db8:aa::1=::ffff:192.0.2.1") },
 		"routed back into the TUN":             func(c *Config) { c.Static = statics("198.51.100.1=198.51.100.2") },
 		"no unicast address given":             func(c *Config) { c.Static = map[netip.Addr][]netip.Addr{addr("198.51.100.1"): nil} },
+		"add -p 203.0.113.0/24": func(c *Config) {
+			c.PSKFiles = map[netip.Prefix]string{prefix("203.0.113.0/24"): "/psk"}
+		},
+		"has 1 bytes, not 32": func(c *Config) { c.PublicKeys = map[netip.Prefix][]ed25519.PublicKey{AllPrefixes: {{1}}} },
+		"asks nobody for a proof": func(c *Config) {
+			c.PSKFiles, c.STUNPort = map[netip.Prefix]string{c.Prefixes[0]: "/psk"}, 0
+		},
 		`device name ""`:                       func(c *Config) { c.TUN = "" },
 		`device name "sixteen-bytes-xx"`:       func(c *Config) { c.TUN = "sixteen-bytes-xx" },
 		`device name "a/b"`:                    func(c *Config) { c.TUN = "a/b" },
@@ -123,6 +131,20 @@ func TestParseOthers(t *testing.T) {
 		if _, _, err := ParseStatic(in); !errors.Is(err, ErrInvalid) {
 			t.Errorf("static %q: %v", in, err)
 		}
+	}
+	const key = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
+	for in, want := range map[string]netip.Prefix{key: AllPrefixes, "2001:db8:aa::/64=" + key: netip.MustParsePrefix("2001:db8:aa::/64")} {
+		if p, k, err := ParsePublicKey(in); p != want || len(k) != 32 || k[31] != 31 || err != nil {
+			t.Errorf("%q: %v, %v, %v", in, p, k, err)
+		}
+	}
+	for _, in := range []string{"", "AAAA", "x=" + key, "2001:db8:aa::1/64=" + key, "2001:db8:aa::/64=", "2001:db8:aa::/64=AAAA"} {
+		if _, _, err := ParsePublicKey(in); !errors.Is(err, ErrInvalid) {
+			t.Errorf("public key %q: %v", in, err)
+		}
+	}
+	if p, path, err := ParseKeyed("192.0.2.0/24=/etc/psk"); p.String() != "192.0.2.0/24" || path != "/etc/psk" || err != nil {
+		t.Errorf("%v, %v, %v", p, path, err)
 	}
 	if _, err := ParseLogLevel("loud"); !errors.Is(err, ErrInvalid) {
 		t.Errorf("log level: %v", err)

@@ -1,6 +1,8 @@
 package config
 
 import (
+	"crypto/ed25519"
+	"encoding/base64"
 	"log/slog"
 	"net/netip"
 	"strconv"
@@ -64,6 +66,29 @@ func ParseStatic(s string) (aa, ua netip.Addr, err error) {
 	}
 	ua, err = ParseAddr(strings.TrimSpace(right))
 	return aa, ua, err
+}
+
+// ParseKeyed reads [PREFIX=]VALUE; without a prefix it is [AllPrefixes].
+func ParseKeyed(s string) (netip.Prefix, string, error) {
+	left, right, found := strings.Cut(s, "=")
+	if !found || strings.Trim(right, "=") == "" { // base64 ends with =
+		return AllPrefixes, s, nil
+	}
+	prefix, err := ParsePrefix(left)
+	return prefix, right, err
+}
+
+// ParsePublicKey reads [PREFIX=]KEY, the key being 32 bytes in base64.
+func ParsePublicKey(s string) (netip.Prefix, ed25519.PublicKey, error) {
+	prefix, value, err := ParseKeyed(s)
+	if err != nil {
+		return prefix, nil, err
+	}
+	key, err := base64.StdEncoding.DecodeString(value)
+	if err != nil || len(key) != ed25519.PublicKeySize {
+		return prefix, nil, invalid("public key %q: it must be 32 bytes in base64, 44 characters, as 'aarptun keygen' prints it", value)
+	}
+	return prefix, key, nil
 }
 
 // ParseMark reads a firewall mark, decimal or hexadecimal with 0x, from 1 to

@@ -14,6 +14,7 @@ import (
 	"aarptun/internal/config"
 	"aarptun/nat"
 	"aarptun/resolver"
+	"aarptun/resolver/member"
 	"aarptun/resolver/ping"
 	"aarptun/stack"
 	"aarptun/tun"
@@ -39,6 +40,7 @@ func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 type house struct {
 	host       *tun.Host
 	ping       *ping.Socket
+	member     *member.Prober // nil if responders are not asked
 	resolver   *resolver.Resolver
 	translator *nat.Translator
 	stack      *stack.Stack
@@ -56,7 +58,10 @@ func build(cfg config.Config, version string, host *tun.Host, log *slog.Logger) 
 	if h.ping, err = ping.Open(ping.Config{Mark: cfg.Mark}); err != nil {
 		return h, err
 	}
-	if h.resolver, err = newResolver(cfg, h.ping, host.Locals(), log); err != nil {
+	if h.member, err = newMember(cfg, log); err != nil {
+		return h, err
+	}
+	if h.resolver, err = newResolver(cfg, h.ping, h.member, host.Locals(), log); err != nil {
 		return h, err
 	}
 	h.translator, err = nat.New(nat.Config{Resolver: h.resolver, Outside: &nat.Kernel{Control: tun.Control(cfg.Mark)}, Pinger: h.ping, Log: log})
@@ -77,6 +82,9 @@ func (h *house) discard() error {
 	if h.stack != nil {
 		errs = append(errs, h.stack.Close())
 	}
+	if h.member != nil {
+		errs = append(errs, h.member.Close())
+	}
 	if h.ping != nil {
 		errs = append(errs, h.ping.Close())
 	}
@@ -91,7 +99,11 @@ func (h *house) run(ctx context.Context, cfg config.Config, ready func() error) 
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	group, failed := errgroup.WithContext(life)
-	for _, room := range []func(context.Context) error{h.ping.Run, h.resolver.Run, h.stack.Run, h.admin.Run} {
+	rooms := []func(context.Context) error{h.ping.Run, h.resolver.Run, h.stack.Run, h.admin.Run}
+	if h.member != nil {
+		rooms = append(rooms, h.member.Run)
+	}
+	for _, room := range rooms {
 		group.Go(func() error { return room(failed) })
 	}
 	err := h.serve(ctx, failed, cfg, ready)

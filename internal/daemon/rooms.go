@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"log/slog"
+	"net/netip"
 	"os"
 	"time"
 
@@ -9,22 +10,66 @@ import (
 	"aarptun/internal/config"
 	"aarptun/nat"
 	"aarptun/resolver"
+	"aarptun/resolver/member"
 	"aarptun/resolver/ping"
 	"aarptun/tun"
 )
 
+// newMember returns what asks the members' responders, or nil if nothing is to
+// be asked.
+func newMember(cfg config.Config, log *slog.Logger) (*member.Prober, error) {
+	if cfg.STUNPort == 0 {
+		return nil, nil
+	}
+	var rings []member.Keyring
+	for _, p := range cfg.Prefixes {
+		ring := member.Keyring{Prefix: p, Public: keysFor(cfg.PublicKeys, p)}
+		if path := keysFor(cfg.PSKFiles, p); path != "" {
+			var err error
+			if ring.PSKs, err = member.ReadPSKs(path); err != nil {
+				return nil, err
+			}
+		}
+		rings = append(rings, ring)
+	}
+	return member.OpenProber(member.ProberConfig{Mark: cfg.Mark, Port: cfg.STUNPort, Rings: rings, Log: log})
+}
+
+// keysFor returns what is given for a prefix, or else for all.
+func keysFor[K any](given map[netip.Prefix]K, p netip.Prefix) K {
+	if k, ok := given[p]; ok {
+		return k
+	}
+	return given[config.AllPrefixes]
+}
+
+// proofOf is what the answers about a prefix must be proved by.
+func proofOf(cfg config.Config, p netip.Prefix) resolver.Trust {
+	switch {
+	case len(keysFor(cfg.PublicKeys, p)) > 0:
+		return resolver.Ed25519
+	case keysFor(cfg.PSKFiles, p) != "":
+		return resolver.PSK
+	}
+	return 0
+}
+
 // newResolver gives each prefix the policy that the configuration asks for.
-func newResolver(cfg config.Config, socket *ping.Socket, locals *tun.Locals, log *slog.Logger) (*resolver.Resolver, error) {
+func newResolver(cfg config.Config, socket *ping.Socket, stun *member.Prober, locals *tun.Locals, log *slog.Logger) (*resolver.Resolver, error) {
 	unresolved := resolver.Direct
 	if cfg.Unresolved == config.Reject {
 		unresolved = resolver.Reject
 	}
 	var policies []resolver.Policy
 	for _, p := range cfg.Prefixes {
-		policies = append(policies, resolver.Policy{Prefix: p, Members: cfg.MemberPrefixes, Unresolved: unresolved})
+		policies = append(policies, resolver.Policy{Prefix: p, Members: cfg.MemberPrefixes, Proof: proofOf(cfg, p), Unresolved: unresolved})
+	}
+	probers := []resolver.Prober{resolver.NewICMP(socket)}
+	if stun != nil {
+		probers = append(probers, resolver.NewSTUN(stun))
 	}
 	return resolver.New(resolver.Config{
-		Policies: policies, Static: cfg.Static, Probers: []resolver.Prober{resolver.NewICMP(socket)},
+		Policies: policies, Static: cfg.Static, Probers: probers,
 		TTL: cfg.CacheTTL, IsLocal: locals.Contains, Log: log,
 	})
 }
@@ -39,11 +84,15 @@ type source struct {
 
 // Status implements [admin.Source].
 func (s *source) Status() admin.Status {
+	rooms := map[string]any{"ping": s.house.ping.Stats(), "stack": s.house.stack.Stats()}
+	if s.house.member != nil {
+		rooms["stun"] = s.house.member.Stats()
+	}
 	return admin.Status{
 		Version: s.version, PID: os.Getpid(), Started: s.started,
 		Device: s.house.host.Name(), MTU: s.house.host.MTU(), Prefixes: s.cfg.Prefixes,
 		NAT: s.house.translator.Stats(), Resolver: s.house.resolver.Stats(),
-		Rooms: map[string]any{"ping": s.house.ping.Stats(), "stack": s.house.stack.Stats()},
+		Rooms: rooms,
 	}
 }
 

@@ -326,7 +326,7 @@ func TestChecksum(t *testing.T) {
 	f := &family{proto: icmpV4Proto, id: 0xffff}
 	for size := range 250 {
 		data := randomData(size)
-		m := f.request(uint16(size*251), data)
+		m := f.request(f.id, uint16(size*251), data)
 		if checksum(m) != 0 {
 			t.Errorf("%d bytes: checksum %04x", size, checksum(m))
 		}

@@ -42,7 +42,7 @@ func (s *Socket) Echo(ctx context.Context, ua netip.Addr, hops uint8, whole bool
 		return nil, err
 	}
 	defer f.forgetRelayed(seq)
-	if err := s.send(f, ua, hops, whole, f.request(seq, data)); err != nil {
+	if err := s.send(f, ua, ipHeader{hops: hops, whole: whole}, f.request(f.id, seq, data)); err != nil {
 		return nil, err
 	}
 	s.stats.relayed.Add(1)

@@ -21,13 +21,13 @@ type echo struct {
 
 // request is an echo request. The kernel fills in ICMPv6's checksum, which
 // covers addresses only it knows.
-func (f *family) request(seq uint16, data []byte) []byte {
+func (f *family) request(id, seq uint16, data []byte) []byte {
 	m := make([]byte, echoHeader+len(data))
 	m[0] = byte(ipv4.ICMPTypeEcho)
 	if f.proto == icmpV6Proto {
 		m[0] = byte(ipv6.ICMPTypeEchoRequest)
 	}
-	binary.BigEndian.PutUint16(m[4:], f.id)
+	binary.BigEndian.PutUint16(m[4:], id)
 	binary.BigEndian.PutUint16(m[6:], seq)
 	copy(m[echoHeader:], data)
 	if f.proto == icmpV4Proto {

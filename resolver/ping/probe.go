@@ -42,6 +42,14 @@ type probeWait struct {
 // own, so that the RTT is that of the one that was answered. An ICMP error does
 // not end it, since another member may answer yet.
 func (s *Socket) Probe(ctx context.Context, aa netip.Addr) (Reply, error) {
+	return s.ProbePath(ctx, aa, 0)
+}
+
+// ProbePath is Probe over what may be another of several equal paths, which
+// routers choose by a hash: with each number the IPv6 flow label (RFC 6438) and,
+// on a raw socket, the ICMP identifier are others. Path 0 leaves the label to
+// the kernel. A retransmission takes the next path.
+func (s *Socket) ProbePath(ctx context.Context, aa netip.Addr, path int) (Reply, error) {
 	f, err := s.familyOf(aa)
 	if err != nil {
 		return Reply{}, err
@@ -52,7 +60,8 @@ func (s *Socket) Probe(ctx context.Context, aa netip.Addr) (Reply, error) {
 	timer := time.NewTimer(firstRetransmit)
 	defer timer.Stop()
 	for wait := firstRetransmit; ; wait *= 2 {
-		key, err := s.transmit(f, aa, p)
+		key, err := s.transmit(f, aa, p, path)
+		path++
 		if err != nil {
 			return Reply{}, err
 		}
@@ -79,7 +88,7 @@ func (p *probe) unanswered(err error) error {
 	return fmt.Errorf("ping: no echo reply from %v: %w", p.to, err)
 }
 
-func (s *Socket) transmit(f *family, aa netip.Addr, p *probe) (key uint64, err error) {
+func (s *Socket) transmit(f *family, aa netip.Addr, p *probe, path int) (key uint64, err error) {
 	var nonce [nonceSize]byte
 	_, _ = rand.Read(nonce[:]) // crypto/rand never fails (Go 1.24)
 	key = binary.BigEndian.Uint64(nonce[:8])
@@ -94,7 +103,7 @@ func (s *Socket) transmit(f *family, aa netip.Addr, p *probe) (key uint64, err e
 	f.nextSeq++
 	seq := f.nextSeq
 	f.mu.Unlock()
-	if err := s.send(f, aa, 0, false, f.request(seq, nonce[:])); err != nil {
+	if err := s.send(f, aa, ipHeader{label: f.label(path)}, f.request(f.id+uint16(path), seq, nonce[:])); err != nil {
 		f.forgetProbes([]uint64{key})
 		return 0, err
 	}

@@ -30,19 +30,41 @@ const (
 	maxMessageV6 = 65535
 )
 
-// send transmits one message with the given hop limit, 0 for the host's own.
-// An error wraps what the kernel said, in a [PathError] where the network would
-// have answered with an ICMP error.
-func (s *Socket) send(f *family, to netip.Addr, hops uint8, whole bool, message []byte) error {
+// ipHeader is what is asked for in the IP header of a message.
+type ipHeader struct {
+	hops  uint8  // 0 is the host's own
+	whole bool   // not to be fragmented
+	label uint32 // IPv6 flow label; 0 leaves it to the kernel
+}
+
+// flowInfo is IPV6_FLOWINFO (linux/in6.h), which package unix lacks.
+const flowInfo = 11
+
+// labelBits is the size of a flow label (RFC 8200 section 3).
+const labelBits = 20
+
+// label is the flow label of a path. The numbers are spread over all of the
+// label, for some routers hash only a part of it; with id, another host has other labels.
+func (f *family) label(path int) uint32 {
+	if path == 0 || f.proto == icmpV4Proto {
+		return 0
+	}
+	const golden = 0x9e3779b1 // 2^32 divided by the golden ratio: odd, so no two paths meet
+	return max(1, (uint32(f.id)<<4+uint32(path))*golden>>(32-labelBits))
+}
+
+// send transmits one message. An error wraps what the kernel said, in a
+// [PathError] where the network would have answered with an ICMP error.
+func (s *Socket) send(f *family, to netip.Addr, h ipHeader, message []byte) error {
 	addr, err := sockaddr(to, 0)
 	if err != nil {
 		return fmt.Errorf("ping: %w", err)
 	}
-	control := f.control(hops, whole)
+	control := f.control(h)
 	closed := f.conn.Write(func(fd uintptr) bool {
 		for range sendTries {
-			err = f.write(int(fd), addr, whole, control, message)
-			if err == nil || f.isOwn(err, to, whole, len(message)) {
+			err = f.write(int(fd), addr, h.whole, control, message)
+			if err == nil || f.isOwn(err, to, h.whole, len(message)) {
 				break
 			}
 		}
@@ -70,19 +92,24 @@ func (f *family) write(fd int, to unix.Sockaddr, whole bool, control, message []
 
 // control is the ancillary data of one message (RFC 3542 sections 6.3 and 11.2,
 // ip(7)).
-func (f *family) control(hops uint8, whole bool) []byte {
+func (f *family) control(h ipHeader) []byte {
 	var b []byte
 	if f.proto == icmpV4Proto {
-		if hops != 0 {
-			b = appendControl(b, unix.SOL_IP, unix.IP_TTL, uint32(hops))
+		if h.hops != 0 {
+			b = appendControl(b, unix.SOL_IP, unix.IP_TTL, uint32(h.hops))
 		}
 		return b
 	}
-	if hops != 0 {
-		b = appendControl(b, unix.SOL_IPV6, unix.IPV6_HOPLIMIT, uint32(hops))
+	if h.hops != 0 {
+		b = appendControl(b, unix.SOL_IPV6, unix.IPV6_HOPLIMIT, uint32(h.hops))
 	}
-	if whole {
+	if h.whole {
 		b = appendControl(b, unix.SOL_IPV6, unix.IPV6_DONTFRAG, 1)
+	}
+	if h.label != 0 {
+		// It needs no lease (IPV6_FLOWLABEL_MGR) unless a program on the host
+		// has leased one for itself alone, and is in network order.
+		b = appendControl(b, unix.SOL_IPV6, flowInfo, networkOrder(h.label))
 	}
 	return b
 }
@@ -102,6 +129,14 @@ func appendControl(b []byte, level, kind int32, value uint32) []byte {
 	binary.NativeEndian.PutUint32(h[unix.SizeofPtr+4:], uint32(kind))
 	binary.NativeEndian.PutUint32(h[unix.CmsgLen(0):], value)
 	return b
+}
+
+// networkOrder returns the number whose bytes in the host's order are those of n
+// in the network's.
+func networkOrder(n uint32) uint32 {
+	var b [4]byte
+	binary.BigEndian.PutUint32(b[:], n)
+	return binary.NativeEndian.Uint32(b[:])
 }
 
 func sockaddr(a netip.Addr, port int) (unix.Sockaddr, error) {

@@ -15,8 +15,8 @@ import (
 )
 
 // wire listens on every interface of its namespace until SIGTERM and counts
-// what is addressed to the anycast addresses, by kind. Only ICMPv6 echo
-// requests may be.
+// what is addressed to the anycast addresses, by kind. Only probes may be: ICMPv6
+// echo requests and STUN Binding requests.
 func wire(args []string) error {
 	f := flag.NewFlagSet("wire", flag.ExitOnError)
 	list := f.String("aa", "", "anycast addresses, with commas")
@@ -103,6 +103,8 @@ func classify(b []byte) (netip.Addr, string) {
 	switch {
 	case proto == 6:
 		return dst, "tcp"
+	case proto == 17 && isBindingRequest(payload):
+		return dst, stunRequest
 	case proto == 17:
 		return dst, "udp"
 	case proto == 58 && len(payload) > 0 && payload[0] == 128:
@@ -115,13 +117,22 @@ func classify(b []byte) (netip.Addr, string) {
 	return dst, fmt.Sprintf("protocol %d", proto)
 }
 
-const echoRequest = "icmpv6 echo request"
+const (
+	echoRequest = "icmpv6 echo request"
+	stunRequest = "stun binding request"
+)
+
+// isBindingRequest tells a UDP datagram to port 3478 with the type and the magic
+// cookie of a STUN Binding request (RFC 8489 section 5).
+func isBindingRequest(udp []byte) bool {
+	return len(udp) >= 8+20 && udp[2] == 3478>>8 && udp[3] == 3478&0xff && string(udp[8:10]) == "\x00\x01" && string(udp[12:16]) == "\x21\x12\xa4\x42"
+}
 
 func judge(counts map[string]int) error {
 	var kinds, wrong []string
 	for kind, n := range counts {
 		kinds = append(kinds, fmt.Sprintf("%s: %d", kind, n))
-		if kind != echoRequest {
+		if kind != echoRequest && kind != stunRequest {
 			wrong = append(wrong, kind)
 		}
 	}

@@ -1,0 +1,95 @@
+package main
+
+import (
+	"crypto/ed25519"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"aarptun/resolver/member"
+)
+
+func newKeygen() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "keygen",
+		Short: "Make the keys that prove a member's answers",
+		Long: `Keygen makes the keys with which members prove their answers, in files that
+only their owner can read. It never replaces a key.
+
+A shared key (psk) is the same file on clients and members: "psk ID SECRET", one
+key a line. Members accept every key of the file; clients ask with the first.
+
+A private key (ed25519) stays on the member: "ed25519-private KEY", one a line.
+Members sign with the first; clients are given the public key, which is printed.
+
+Lines that begin with # are comments. To exchange a shared key: add the new one
+on the members, then make it the first line on the clients, then take the old one
+away. To exchange a private key: give clients the new public key beside the old
+one, then make it the first line on the members, then take the old one away.`,
+		Args: noArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	cmd.AddCommand(newKeygenPSK(), newKeygenEd25519(), newKeygenPublic())
+	return cmd
+}
+
+func newKeygenPSK() *cobra.Command {
+	var add bool
+	id := time.Now().Format("2006-01-02")
+	cmd := &cobra.Command{
+		Use:     "psk FILE",
+		Short:   "Make a key that clients and members share",
+		Example: "  aarptun keygen psk /etc/aarptun/psk",
+		Args:    oneArg("a file"),
+		RunE:    func(_ *cobra.Command, args []string) error { return member.NewPSK(args[0], id, add) },
+	}
+	cmd.Flags().StringVar(&id, "id", id, "name of the key, which goes over the network")
+	cmd.Flags().BoolVar(&add, "add", false, "add the key to a file that is there, as its last")
+	return cmd
+}
+
+func newKeygenEd25519() *cobra.Command {
+	var add bool
+	cmd := &cobra.Command{
+		Use:     "ed25519 FILE",
+		Short:   "Make a private key for a member, and print the public one",
+		Example: "  aarptun keygen ed25519 /etc/aarptun/member.key",
+		Args:    oneArg("a file"),
+		RunE: func(c *cobra.Command, args []string) error {
+			key, err := member.NewPrivateKey(args[0], add)
+			if err != nil {
+				return err
+			}
+			return printPublic(c.OutOrStdout(), key)
+		},
+	}
+	cmd.Flags().BoolVar(&add, "add", false, "add the key to a file that is there, as its last")
+	return cmd
+}
+
+func newKeygenPublic() *cobra.Command {
+	return &cobra.Command{
+		Use:     "public FILE",
+		Short:   "Print the public keys of a file of private ones",
+		Example: "  aarptun keygen public /etc/aarptun/member.key",
+		Args:    oneArg("a file"),
+		RunE: func(c *cobra.Command, args []string) error {
+			keys, err := member.ReadPrivateKeys(args[0])
+			if err != nil {
+				return err
+			}
+			return printPublic(c.OutOrStdout(), keys...)
+		},
+	}
+}
+
+func printPublic(w io.Writer, keys ...ed25519.PrivateKey) error {
+	for _, key := range keys {
+		if _, err := fmt.Fprintln(w, member.FormatPublicKey(key.Public().(ed25519.PublicKey))); err != nil {
+			return err
+		}
+	}
+	return nil
+}

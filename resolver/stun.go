@@ -1,0 +1,45 @@
+package resolver
+
+import (
+	"context"
+	"net/netip"
+
+	"aarptun/resolver/member"
+)
+
+// STUN asks the responder that a member runs, for anycast addresses that the
+// members' kernels do not know as such, and wherever an answer must be proved.
+type STUN struct{ prober *member.Prober }
+
+// NewSTUN returns a prober that asks with p, which must be running.
+func NewSTUN(p *member.Prober) *STUN { return &STUN{p} }
+
+// Name implements [Prober].
+func (*STUN) Name() string { return "stun" }
+
+// Serves implements [Prober].
+func (s *STUN) Serves(aa netip.Addr) bool { return s.prober.Serves(aa) }
+
+// Proves implements [Prober].
+func (*STUN) Proves() Trust { return Ed25519 }
+
+// Probe implements [Prober].
+func (s *STUN) Probe(ctx context.Context, aa netip.Addr) (Answer, error) {
+	return s.ProbePath(ctx, aa, 0)
+}
+
+// ProbePath implements [PathProber] by the source port.
+func (s *STUN) ProbePath(ctx context.Context, aa netip.Addr, path int) (Answer, error) {
+	found, err := s.prober.ProbeLane(ctx, aa, path)
+	if err != nil {
+		return Answer{}, err
+	}
+	answer := Answer{UA: found.UA, RTT: found.RTT, Lifetime: found.Lifetime, Proof: Nonce}
+	switch found.Proof {
+	case member.ProofPSK:
+		answer.Proof = PSK
+	case member.ProofEd25519:
+		answer.Proof = Ed25519
+	}
+	return answer, nil
+}
