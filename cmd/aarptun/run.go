@@ -22,6 +22,9 @@ and ping flow to one member, in the foreground, until Ctrl-C or SIGTERM. It
 prints a line "ready" on standard output once flows are carried; the log goes
 to standard error.
 
+A stop lets the flows that exist go on for --drain-timeout, and takes on no new
+ones; a second Ctrl-C or SIGTERM cuts them at once.
+
 What it changes on the host: the device, routes in a table of their own, and
 one rule per address family. All of it is taken back at the end; after a crash
 by the next run, or by 'aarptun cleanup'.
