@@ -86,7 +86,7 @@ func BenchmarkRoundTrip(b *testing.B) {
 	fd := int(f.file.Fd()) // which makes it blocking
 	for _, size := range []int{nonceSize, 60000} {
 		b.Run(fmt.Sprint(size), func(b *testing.B) {
-			message := f.request(1, randomData(size))
+			message := f.request(f.id, 1, randomData(size))
 			buf, to := make([]byte, maxMessage), &unix.SockaddrInet6{Addr: netip.IPv6Loopback().As16()}
 			b.ReportAllocs()
 			for b.Loop() {
