@@ -126,11 +126,11 @@ func TestTCPClientGivesUpDuringTheDial(t *testing.T) {
 		r := &fakeResolver{members: []netip.Addr{testU1}}
 		tr := newTestTranslator(t, r, n, nil, Limits{})
 		syn := newFakeTCP()
-		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		start := time.Now()
 		tr.ServeTCP(ctx, testTuple(TCP, 4000, 80), syn)
-		if took := time.Since(start); took != 2*time.Second {
+		if took := time.Since(start); took != time.Second {
 			t.Errorf("the dial went on for %v", took)
 		}
 		if got := <-syn.told; got.Reason != Timeout {
@@ -365,6 +365,40 @@ func TestTCPResetReachesAStalledReceiver(t *testing.T) {
 			}
 			if n.class != 0xb8 {
 				t.Errorf("the member was dialled with class %#x", n.class)
+			}
+		})
+	}
+}
+
+// TestTCPResetAfterFIN: an end that has sent FIN and then closes its socket
+// answers with RST, which the other end must hear of, though nobody reads from
+// the leg any more. The end of a connection after FIN both ways is no reset.
+func TestTCPResetAfterFIN(t *testing.T) {
+	for _, who := range []string{"client", "member"} {
+		synctest.Test(t, func(t *testing.T) {
+			members := make(chan leg, 1)
+			n := &fakeNet{serve: map[netip.Addr]serveFunc{testU1: accept(members)}}
+			tr := newTestTranslator(t, &fakeResolver{members: []netip.Addr{testU1}}, n, nil, Limits{})
+			syn := newFakeTCP()
+			var wg sync.WaitGroup
+			wg.Go(func() { tr.ServeTCP(t.Context(), testTuple(TCP, 4000, 80), syn) })
+			<-syn.accepted
+			closer, other := syn.client, <-members
+			if who == "member" {
+				closer, other = other, closer
+			}
+			_ = closer.CloseWrite()
+			if _, err := other.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+				t.Fatalf("read %v, want EOF", err)
+			}
+			time.Sleep(time.Hour) // half-closed flows have no time limit
+			_ = closer.Reset()
+			wg.Wait()
+			if _, err := other.Write([]byte("x")); !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("write %v, want ECONNRESET", err)
+			}
+			if s := tr.Stats(); s.Reset != 1 || s.Flows != 0 {
+				t.Errorf("stats: %+v", s)
 			}
 		})
 	}

@@ -122,7 +122,7 @@ func TestRunCarriesAndPutsBack(t *testing.T) {
 	if _, err := io.WriteString(conn, "hello"); err != nil {
 		t.Fatal(err)
 	}
-	flow := r.flow(t, nat.Established)
+	flow := r.flow(t, nat.Established, 5)
 	if flow.Proto != nat.UDP || flow.Client.String() != conn.LocalAddr().String() || flow.Anycast.String() != testAA+":9999" ||
 		flow.Member != netip.MustParseAddr(testMember) || flow.Sent != 5 || flow.Got != 0 {
 		t.Errorf("flow: %+v", flow)
@@ -142,14 +142,14 @@ func TestRunCarriesAndPutsBack(t *testing.T) {
 }
 
 // flow waits for the only flow to be in a state.
-func (r *running) flow(t *testing.T, state nat.State) nat.FlowInfo {
+func (r *running) flow(t *testing.T, state nat.State, sent uint64) nat.FlowInfo {
 	t.Helper()
 	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
 		flows, err := r.client.Flows(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(flows.Flows) == 1 && flows.Flows[0].State == state {
+		if len(flows.Flows) == 1 && flows.Flows[0].State == state && flows.Flows[0].Sent >= sent {
 			return flows.Flows[0]
 		}
 		if time.Now().After(deadline) {
@@ -172,7 +172,7 @@ func TestStopWithAFlowThatIsBeingDialled(t *testing.T) {
 		}
 		failed <- err
 	}()
-	if flow := r.flow(t, nat.Dialling); flow.Member != netip.MustParseAddr(testMember) {
+	if flow := r.flow(t, nat.Dialling, 0); flow.Member != netip.MustParseAddr(testMember) {
 		t.Errorf("flow: %+v", flow)
 	}
 	r.stop(t)
