@@ -1,11 +1,13 @@
 # One line a target; `make demo` and `make test` do their own set-up.
-.PHONY: all build demo test lint fuzz fidelity clean
+.PHONY: all build demo test fidelity members lint fuzz clean
 
 all: build
 
 build: ; CGO_ENABLED=0 go build -trimpath -o bin/aarptun ./cmd/aarptun
 
 demo: ; scripts/netns-test.sh --demo
+
+members: ; scripts/members-test.sh
 
 test: ; scripts/test.sh
 

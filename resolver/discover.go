@@ -53,7 +53,7 @@ func (r *Resolver) gather(policy Policy, aa netip.Addr, first Pin) []Pin {
 	members := []Pin{first}
 	var mu sync.Mutex
 	var wg sync.WaitGroup
-	for path := 1; path < discoverPaths; path++ {
+	for path := 1; path < Paths; path++ {
 		if r.pace.Wait(r.life) != nil {
 			break // the end
 		}

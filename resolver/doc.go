@@ -13,10 +13,28 @@
 // that the prefix's trust level is content with becomes the pin; an answer
 // that is refused does not stop the wait for a better one.
 //
+// # Which member
+//
+// What is known of one AA is a member set, each member with the RTT and the end of
+// its last answer. [Select] says which of them is used and [Sticky] for whom the
+// choice holds. For First the set is whoever has answered of late. For RTT and
+// Spread it is discovered: [Paths] probes, paced over all AAs, that differ in
+// what routers tell flows apart by. The smallest of a member's RTTs counts,
+// and one that is nearer by a little does not displace another. A set whose
+// members are asked for is renewed as a whole, so a member that no longer answers
+// leaves it when its last answer ends.
+//
+// A member that did not take a flow ([Resolver.Suspect]) is passed over for a
+// while, and until it has answered a probe since; if it is the only one to answer,
+// it is used. While nobody answers at all, a member whose time is over may serve a
+// little longer, but never one that is suspected, and never when somebody answered
+// and was refused.
+//
+// # Failures
+//
 // Failures are kept too, for a second, so that a dead AA costs one probe a
 // second and no more. A pin that is asked for in the last fifth of its life is
-// renewed in the background, so that a busy AA never waits. A dial that failed
-// takes its pin away at once ([Resolver.Suspect]).
+// renewed in the background, so that a busy AA never waits.
 //
 // # Trust
 //

@@ -79,6 +79,10 @@ type Config struct {
 	Log     *slog.Logger // nil discards
 }
 
+// Paths is how many paths are asked along to discover a member set. Two equally
+// likely members are then both found but for one time in 32,768.
+const Paths = 16
+
 const (
 	defaultTTL          = 30 * time.Second
 	defaultNegativeTTL  = time.Second
@@ -91,10 +95,9 @@ const (
 	// it in the background.
 	renewPart = 5
 
-	// Discovery asks along this many paths, and no more often than so many
-	// times a second, whatever is to be discovered.
-	discoverPaths = 16
-	discoverRate  = 1000
+	// discoverRate is how many further paths may be asked along in a second,
+	// whatever is to be discovered.
+	discoverRate = 1000
 
 	// pathTimeout is how long one of the further paths has to answer.
 	pathTimeout = 500 * time.Millisecond
@@ -150,7 +153,7 @@ func New(c Config) (*Resolver, error) {
 		probeTimeout: cmp.Or(c.ProbeTimeout, defaultProbeTimeout),
 		cache:        newCache(cmp.Or(c.MaxPins, defaultMaxPins)),
 		selector:     newSelector(c.Sticky, c.Select, c.Stale),
-		pace:         rate.NewLimiter(discoverRate, discoverPaths),
+		pace:         rate.NewLimiter(discoverRate, Paths),
 		static:       maps.Clone(c.Static),
 	}
 	slices.SortStableFunc(r.policies, func(a, b Policy) int { return cmp.Compare(b.Prefix.Bits(), a.Prefix.Bits()) })

@@ -101,7 +101,7 @@ func TestSpread(t *testing.T) {
 			if !tc.count(seen) {
 				t.Errorf("sticky %v: %v", tc.sticky, seen)
 			}
-			if n.probes() != discoverPaths {
+			if n.probes() != Paths {
 				t.Errorf("sticky %v: %d probes", tc.sticky, n.probes())
 			}
 		})
@@ -252,11 +252,11 @@ func TestBusySetNeverWaits(t *testing.T) {
 			}
 		}
 		busy := n.probes()
-		if least, most := 9*discoverPaths, 14*discoverPaths; busy < least || busy > most {
+		if least, most := 9*Paths, 14*Paths; busy < least || busy > most {
 			t.Errorf("%d probes in 100 s, %d to %d are right", busy, least, most)
 		}
 		time.Sleep(time.Hour)
-		if n.probes() > busy+discoverPaths {
+		if n.probes() > busy+Paths {
 			t.Errorf("%d probes while nobody asked", n.probes()-busy)
 		}
 	})
@@ -279,7 +279,7 @@ func TestDiscoveryIsPaced(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		further := time.Duration(200*(discoverPaths-1) - discoverPaths)
+		further := time.Duration(200*(Paths-1) - Paths)
 		if took := time.Since(start); took < further*time.Second/discoverRate {
 			t.Errorf("%d probes in %v", n.probes(), took)
 		}

@@ -158,7 +158,7 @@ responders() {
 	check "resolve proves the answer of a member with AA on lo" says "^$UA1 by stun, trust ed25519" aarptun resolve -v --pubkey "$public" $LO
 	check "IPv4: so it does" says "^$UA1_4 by stun, trust ed25519" aarptun resolve -v --pubkey "$public" $LO4
 	check "an answer with another key is not believed" fails_with 'not pinned' aarptun resolve -v --timeout 500ms --pubkey "$(aarptun keygen ed25519 "$TMP/other.key")" $LO
-	start_aarptun -p $PREFIX_LO -p $PREFIX_LO4 --pubkey "$PREFIX_LO=$public" --pubkey "$PREFIX_LO4=$public"
+	start_aarptun -p $PREFIX_LO -p $PREFIX_LO4 --stale 0 --pubkey "$PREFIX_LO=$public" --pubkey "$PREFIX_LO4=$public"
 	check "AA on lo: TCP is pinned" says "^peer=\[$LO\]:$PORT local=$CLIENT member=m1\$" lab connect "[$LO]:$PORT"
 	check "AA on lo: UDP is answered from AA" says "^from=\[$LO\]:$PORT member=m1\$" lab udp "[$LO]:$PORT"
 	check "AA on lo: ping is answered from AA" says "^from=$LO bytes=56\$" lab ping $LO

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"slices"
 	"text/tabwriter"
 	"time"
 
@@ -98,6 +99,9 @@ func newPins() *cobra.Command {
 		Short: "List which member each anycast address is resolved to",
 		Long: `Pins lists the answers in the cache: new flows to AA go to UA until the TTL has
 run out. Flows that exist keep their own member whatever happens to the pin.
+With --sticky source there is a line for each client, with --sticky flow one for
+each member in turn. "stale" in place of the TTL marks a pin that is past its
+time and is used while nobody answers.
 "(itself)" marks an address that answered from itself: its flows are carried on
 to it, and no member keeps them.`,
 		Example: `  aarptun pins
@@ -190,7 +194,12 @@ func printFlows(w io.Writer, flows admin.Flows) error {
 
 func printPins(w io.Writer, pins admin.Pins) error {
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(t, "ANYCAST\tMEMBER\tMETHOD\tTRUST\tRTT\tTTL")
+	bySource := slices.ContainsFunc(pins.Pins, func(p admin.Pin) bool { return p.Client.IsValid() })
+	head := "ANYCAST\tMEMBER\tMETHOD\tTRUST\tRTT\tTTL"
+	if bySource {
+		head = "CLIENT\t" + head
+	}
+	fmt.Fprintln(t, head)
 	for _, p := range pins.Pins {
 		member := p.Member.String()
 		if p.SelfAnswer {
@@ -200,7 +209,14 @@ func printPins(w io.Writer, pins admin.Pins) error {
 		if p.RTT > 0 {
 			rtt = (time.Duration(p.RTT) * time.Microsecond).String()
 		}
-		fmt.Fprintf(t, "%v\t%s\t%s\t%s\t%s\t%v\n", p.Anycast, member, p.Method, p.Trust, rtt, roundSeconds(time.Duration(p.TTL)*time.Millisecond))
+		ttl := roundSeconds(time.Duration(p.TTL) * time.Millisecond).String()
+		if p.Stale {
+			ttl = "stale"
+		}
+		if bySource {
+			fmt.Fprintf(t, "%s\t", addrOrDash(p.Client))
+		}
+		fmt.Fprintf(t, "%v\t%s\t%s\t%s\t%s\t%s\n", p.Anycast, member, p.Method, p.Trust, rtt, ttl)
 	}
 	return t.Flush()
 }

@@ -29,6 +29,13 @@ What it changes on the host: the device, routes in a table of their own, and
 one rule per address family. All of it is taken back at the end; after a crash
 by the next run, or by 'aarptun cleanup'.
 
+A new flow gets the member that --select says: first is the one that answers a
+probe; with rtt and spread the members on up to 16 of the network's equal paths
+are looked for, and the nearest is used, or all alike. With --sticky host the
+choice holds for all of this host's flows, with source for those of one client
+address as long as the member lives, with flow for each by itself. A member that
+does not take a flow is passed over, and the flow gets the next one.
+
 It needs root, or CAP_NET_ADMIN and CAP_NET_RAW and access to /dev/net/tun.`,
 		Example: `  aarptun run -p 2001:db8:aa::/64
   aarptun run -p 2001:db8:aa::/64 --member-prefix 2001:db8:1000::/36
@@ -58,6 +65,11 @@ It needs root, or CAP_NET_ADMIN and CAP_NET_RAW and access to /dev/net/tun.`,
 	f.IntVar(&cfg.Table, "table", cfg.Table, "`NUMBER` of the routing table for the prefixes; nothing else may use it")
 	f.Var(mark{&cfg.Mark}, "fwmark", "mark of aarptun's own sockets, which bypass the TUN")
 	f.DurationVar(&cfg.CacheTTL, "cache-ttl", cfg.CacheTTL, "`TIME` for which an answer is used for new flows, 100ms to 24h")
+	f.DurationVar(&cfg.Stale, "stale", cfg.Stale, "`TIME` for which an answer is used beyond that while nobody answers, 0 to 1h")
+	f.Var(choice[config.Sticky]{&cfg.Sticky, []config.Sticky{config.StickyHost, config.StickySource, config.StickyFlow}}, "sticky",
+		"keep one member for this host, for each client address, or for each flow alone")
+	f.Var(choice[config.Select]{&cfg.Select, []config.Select{config.SelectFirst, config.SelectRTT, config.SelectSpread}}, "select",
+		"use the member that answers first, the nearest, or all of them alike")
 	f.Var(choice[config.Unresolved]{&cfg.Unresolved, []config.Unresolved{config.Direct, config.Reject}}, "unresolved",
 		"carry a flow to an address that answers from itself on to it, or refuse it")
 	f.DurationVar(&cfg.DrainTimeout, "drain-timeout", cfg.DrainTimeout, "`TIME` that flows may go on for after a stop, 0 to 1h")

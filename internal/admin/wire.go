@@ -35,6 +35,8 @@ type Pin struct {
 	Method     string     `json:"method"` // which prober found it, or "static"
 	Trust      string     `json:"trust"`
 	SelfAnswer bool       `json:"self_answer,omitempty"` // AA answered from itself: carried on unpinned
+	Client     netip.Addr `json:"client,omitzero"`       // whose pin it is, with --sticky source
+	Stale      bool       `json:"stale,omitempty"`       // past its time, and used while nobody answers
 	RTT        int64      `json:"rtt_us"`                // microseconds, 0 if it was not measured
 	TTL        int64      `json:"ttl_ms"`                // milliseconds left; negative once expired
 }

@@ -37,6 +37,26 @@ const (
 	Reject Unresolved = "reject" // tell the client the host is unreachable
 )
 
+// Sticky is for whom the choice of a member holds.
+type Sticky string
+
+// The ways to be sticky.
+const (
+	StickyHost   Sticky = "host"   // one member for all flows of this host to an AA
+	StickySource Sticky = "source" // one for each client address
+	StickyFlow   Sticky = "flow"   // each flow chooses anew
+)
+
+// Select is which member of an AA is chosen.
+type Select string
+
+// The ways to select.
+const (
+	SelectFirst  Select = "first"  // the one that answers first
+	SelectRTT    Select = "rtt"    // the nearest of those on all paths
+	SelectSpread Select = "spread" // all of them alike
+)
+
 // Config is everything `aarptun run` can be told. [Default] has the value of
 // each key that is not given; [Config.Validate] holds the rules.
 type Config struct {
@@ -74,6 +94,12 @@ type Config struct {
 
 	// CacheTTL is how long a pin lives.
 	CacheTTL time.Duration
+	// Stale is how long after its end a pin still serves while nobody answers
+	// the probes, 0 to 1 h.
+	Stale time.Duration
+	// Sticky and Select say which member a new flow gets.
+	Sticky Sticky
+	Select Select
 	// Unresolved says what to do with self-answers.
 	Unresolved Unresolved
 
@@ -98,7 +124,8 @@ func Default() Config {
 	return Config{
 		STUNPort: 3478,
 		TUN:      "aarptun0", Table: 170, Mark: 0xaa,
-		CacheTTL: 30 * time.Second, Unresolved: Direct,
+		CacheTTL: 30 * time.Second, Stale: time.Minute, Unresolved: Direct,
+		Sticky: StickyHost, Select: SelectFirst,
 		AdminSocket: "/run/aarptun/admin.sock", StateDir: "/run/aarptun",
 		DrainTimeout: 2 * time.Second,
 		LogLevel:     slog.LevelInfo, LogFormat: "text",
@@ -227,6 +254,12 @@ func (c Config) checkRest() error {
 	switch {
 	case c.CacheTTL < 100*time.Millisecond || c.CacheTTL > 24*time.Hour:
 		return invalid("cache TTL %v: it must be 100ms to 24h", c.CacheTTL)
+	case c.Stale < 0 || c.Stale > time.Hour:
+		return invalid("stale time %v: it must be 0 to 1h", c.Stale)
+	case c.Sticky != StickyHost && c.Sticky != StickySource && c.Sticky != StickyFlow:
+		return invalid("sticky %q: it must be host, source or flow", c.Sticky)
+	case c.Select != SelectFirst && c.Select != SelectRTT && c.Select != SelectSpread:
+		return invalid("select %q: it must be first, rtt or spread", c.Select)
 	case c.Unresolved != Direct && c.Unresolved != Reject:
 		return invalid("unresolved %q: it must be direct or reject", c.Unresolved)
 	case c.DrainTimeout < 0 || c.DrainTimeout > time.Hour:

@@ -39,6 +39,10 @@ func TestValidateNamesTheCulprit(t *testing.T) {
 		"asks nobody for a proof": func(c *Config) {
 			c.PSKFiles, c.STUNPort = map[netip.Prefix]string{c.Prefixes[0]: "/psk"}, 0
 		},
+		"stale time -1s":                       func(c *Config) { c.Stale = -time.Second },
+		"stale time 1h0m1s: it must be 0":      func(c *Config) { c.Stale = time.Hour + time.Second },
+		`sticky "flows": it must be host`:      func(c *Config) { c.Sticky = "flows" },
+		`select "": it must be first`:          func(c *Config) { c.Select = "" },
 		`device name ""`:                       func(c *Config) { c.TUN = "" },
 		`device name "sixteen-bytes-xx"`:       func(c *Config) { c.TUN = "sixteen-bytes-xx" },
 		`device name "a/b"`:                    func(c *Config) { c.TUN = "a/b" },

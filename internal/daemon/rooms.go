@@ -32,8 +32,22 @@ func newMember(cfg config.Config, log *slog.Logger) (*member.Prober, error) {
 		}
 		rings = append(rings, ring)
 	}
-	return member.OpenProber(member.ProberConfig{Mark: cfg.Mark, Port: cfg.STUNPort, Rings: rings, Log: log})
+	return member.OpenProber(member.ProberConfig{Mark: cfg.Mark, Port: cfg.STUNPort, Lanes: lanesFor(cfg.Select), Rings: rings, Log: log})
 }
+
+// lanesFor is how many source ports ask responders: as many as there are paths
+// to be looked for, where any are.
+func lanesFor(s config.Select) int {
+	if s == config.SelectFirst {
+		return 0 // the default
+	}
+	return resolver.Paths
+}
+
+var (
+	stickies = map[config.Sticky]resolver.Sticky{config.StickyHost: resolver.Host, config.StickySource: resolver.Source, config.StickyFlow: resolver.Flow}
+	selects  = map[config.Select]resolver.Select{config.SelectFirst: resolver.First, config.SelectRTT: resolver.RTT, config.SelectSpread: resolver.Spread}
+)
 
 // keysFor returns what is given for a prefix, or else for all.
 func keysFor[K any](given map[netip.Prefix]K, p netip.Prefix) K {
@@ -70,7 +84,7 @@ func newResolver(cfg config.Config, socket *ping.Socket, stun *member.Prober, lo
 	}
 	return resolver.New(resolver.Config{
 		Policies: policies, Static: cfg.Static, Probers: probers,
-		TTL: cfg.CacheTTL, IsLocal: locals.Contains, Log: log,
+		TTL: cfg.CacheTTL, Stale: cfg.Stale, Sticky: stickies[cfg.Sticky], Select: selects[cfg.Select], IsLocal: locals.Contains, Log: log,
 	})
 }
 
@@ -105,6 +119,7 @@ func (s *source) Pins() []admin.Pin {
 	for _, p := range s.house.resolver.Pins() {
 		pins = append(pins, admin.Pin{
 			Anycast: p.Anycast, Member: p.Member, Method: p.Method, Trust: p.Trust.String(), SelfAnswer: p.SelfAnswer,
+			Client: p.Client, Stale: p.Stale,
 			RTT: p.RTT.Microseconds(), TTL: time.Until(p.Expires).Milliseconds(),
 		})
 	}

@@ -36,6 +36,7 @@ func flows(args []string) error {
 	to := f.String("to", "", "address and port of the service")
 	tcp := f.Int("tcp", 0, "number of TCP flows")
 	udp := f.Int("udp", 0, "number of UDP flows")
+	echo := f.Int("echo", 0, "number of runs of echo requests, to the address alone")
 	limit := f.Duration("for", time.Minute, "how long, unless SIGTERM comes before")
 	tag := f.String("tag", "f", "first part of the flows' ids")
 	_ = f.Parse(args) // exits on error
@@ -50,7 +51,7 @@ func flows(args []string) error {
 		}
 		close(stop)
 	}()
-	results := make([]result, *tcp+*udp)
+	results := make([]result, *tcp+*udp+*echo)
 	var running, started sync.WaitGroup
 	for i := range results {
 		r := &results[i]
@@ -58,6 +59,9 @@ func flows(args []string) error {
 		run := tcpFlow
 		if i >= *tcp {
 			r.Proto, run = "udp", udpFlow
+		}
+		if i >= *tcp+*udp {
+			r.Proto, run = "echo", echoFlow
 		}
 		started.Add(1)
 		running.Go(func() {

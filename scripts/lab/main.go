@@ -16,6 +16,7 @@ var commands = map[string]func(args []string) error{
 	"serve":     serve,
 	"flows":     flows,
 	"connect":   connect,
+	"count":     count,
 	"halfclose": halfClose,
 	"udp":       udp,
 	"ping":      ping,
