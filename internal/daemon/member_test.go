@@ -10,7 +10,9 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strings"
 	"syscall"
+	"time"
 
 	"aarptun/resolver/member"
 )
@@ -62,7 +64,18 @@ func startMember() error {
 	if line, err := bufio.NewReader(out).ReadString('\n'); line != "serving\n" {
 		return fmt.Errorf("the member does not serve: %q, %w", line, err)
 	}
-	return nil
+	return awaitCarrier("v0")
+}
+
+// awaitCarrier waits until the kernel has noticed that both ends are up, which
+// it does in its own time.
+func awaitCarrier(link string) error {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		if out, err := exec.Command("ip", "link", "show", link).Output(); err != nil || strings.Contains(string(out), "state UP") {
+			return err
+		}
+	}
+	return fmt.Errorf("%s does not come up", link)
 }
 
 // serveAsMember is the member.
