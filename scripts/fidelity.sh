@@ -19,7 +19,7 @@ usage() {
 		                  must be the same; nothing: to AA with no aarptun there, where
 		                  all must differ but what is silence anyway
 		  --json          a line of JSON for each situation in place of the table
-		  --list          print the names of the situations
+		  --list          print the names of the situations, with --only of those
 
 		AARPTUN and FIDELITY may name binaries to use instead of building them.
 		Exit code 77: this kernel or user may not make the namespaces.
@@ -64,7 +64,8 @@ build() {
 	cd "$ROOT"
 	[ -n "${FIDELITY:-}" ] || CGO_ENABLED=0 go build -trimpath -o bin/fidelity ./scripts/fidelity
 	export FIDELITY=${FIDELITY:-$ROOT/bin/fidelity}
-	[ -z "$LIST" ] || exec "$FIDELITY" list
+	[ -z "$LIST" ] || exec "$FIDELITY" list "$ONLY"
+	"$FIDELITY" list "$ONLY" >/dev/null
 	[ -n "${AARPTUN:-}" ] || CGO_ENABLED=0 go build -trimpath -o bin/aarptun ./cmd/aarptun
 	export AARPTUN=${AARPTUN:-$ROOT/bin/aarptun}
 }
