@@ -6,6 +6,7 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -217,4 +218,36 @@ func addrs(list ...string) (all []netip.Addr) {
 		all = append(all, addr(s))
 	}
 	return all
+}
+
+// TestProtocolIsDocumented: the bytes in docs/protocol.md are those of the golden
+// messages.
+func TestProtocolIsDocumented(t *testing.T) {
+	text, err := os.ReadFile("../../docs/protocol.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var dump strings.Builder
+	_, bytesOf, found := strings.Cut(string(text), "## The bytes\n")
+	if !found {
+		t.Fatal("there is no chapter of the bytes")
+	}
+	for line := range strings.Lines(bytesOf) {
+		if hexes, indented := strings.CutPrefix(line, "    "); indented {
+			// Four words of hexadecimal at most, then words.
+			dump.WriteString(strings.ReplaceAll(strings.TrimSpace(hexes[:min(36, len(hexes))]), " ", ""))
+		}
+	}
+	want := ""
+	for _, name := range []string{"v6-psk-request", "v6-both-alternate", "v6-ed25519-confirm"} {
+		want += hex.EncodeToString(golden(t, name))
+	}
+	if dump.String() != want {
+		t.Errorf("docs/protocol.md has\n%s, want\n%s", dump.String(), want)
+	}
+	for _, value := range []string{fmt.Sprintf("%04x", uint16(attrAnycast)), fmt.Sprintf("%04x", uint16(attrProof)), fmt.Sprintf("has %d bytes", requestSize), fmt.Sprintf("has %d bytes", proofSize), fmt.Sprintf("%d bytes:", len(statement{aa: aa6, ua: netip.AddrPortFrom(ua6, 1)}.text()))} {
+		if !strings.Contains(string(text), value) {
+			t.Errorf("docs/protocol.md does not say %q", value)
+		}
+	}
 }

@@ -87,6 +87,7 @@ func memberProcess() int {
 // process is a member that runs.
 type process struct {
 	t     testing.TB
+	pid   int
 	stdin io.WriteCloser
 	lines *bufio.Scanner
 }
@@ -123,7 +124,7 @@ func (h *host) serve(s setup) *process {
 			h.t.Log(stderr.String())
 		}
 	})
-	p := &process{h.t, stdin, bufio.NewScanner(stdout)}
+	p := &process{h.t, cmd.Process.Pid, stdin, bufio.NewScanner(stdout)}
 	if said := p.read(); said != "ready" {
 		h.t.Fatalf("the member said %q", said)
 	}

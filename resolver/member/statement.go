@@ -30,7 +30,7 @@ type statement struct {
 // the same. IPv4 addresses stand as ::ffff:a.b.c.d.
 func (s statement) text() []byte {
 	aa, ua := s.aa.As16(), s.ua.Addr().As16()
-	text := make([]byte, 0, len(domain)+80)
+	text := make([]byte, 0, len(domain)+68)
 	text = append(text, domain...)
 	text = binary.BigEndian.AppendUint16(text, s.kind.Value())
 	text = append(text, s.id[:]...)
