@@ -29,12 +29,12 @@ var (
 )
 
 const (
-	defaultLanes = 4
+	defaultLanes = 16
 	maxLanes     = 64
 	maxQuestions = 16384 // outstanding at once
 	maxAnswers   = 16    // that wait to be checked, of one question
 	readBuffer   = 1 << 20
-	maxDatagram  = 65535
+	maxDatagram  = 2048 // a longer one is no message of ours, and is cut
 )
 
 // ProberConfig says how to ask and what to believe.
@@ -44,7 +44,7 @@ type ProberConfig struct {
 	Mark uint32
 	// Port is that of the responders; 0 stands for DefaultPort.
 	Port uint16
-	// Lanes is the number of sockets of each family, 1 to 64; 0 stands for 4.
+	// Lanes is the number of sockets of each family, 1 to 64; 0 stands for 16.
 	// Each has another source port, so that a question that is repeated may
 	// take another of several equal paths, to another member.
 	Lanes int
