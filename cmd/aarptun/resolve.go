@@ -34,6 +34,7 @@ type resolution struct {
 // asking is what the flags of resolve say.
 type asking struct {
 	verbose, json bool
+	methods       bool // --explain
 	count         int
 	timeout       time.Duration
 	mark          uint32
@@ -60,6 +61,7 @@ that bypasses the TUN.
 Exit code 69 says that nobody answered whose answer could be used.`,
 		Example: `  ssh "$(aarptun resolve 2001:db8:aa::1)"
   aarptun resolve -v 2001:db8:aa::1
+  aarptun resolve --explain 2001:db8:aa::1
   aarptun resolve --pubkey "$(cat member.pub)" 192.0.2.1
   aarptun resolve -n 20 2001:db8:aa::1    # which members are seen from here?`,
 		Args: oneArg("an anycast address"),
@@ -83,6 +85,7 @@ Exit code 69 says that nobody answered whose answer could be used.`,
 	}
 	f := cmd.Flags()
 	f.BoolVarP(&a.verbose, "verbose", "v", false, "say how the answer was found")
+	f.BoolVar(&a.methods, "explain", false, "ask by every method, and say what each answered and which one is used")
 	f.BoolVar(&a.json, "json", false, "print JSON, one object a member")
 	f.IntVarP(&a.count, "count", "n", 1, "ask so many `TIMES`, 1 to 10000, and list the members seen")
 	f.DurationVar(&a.timeout, "timeout", 2*time.Second, "`TIME` to wait for an answer, 1ms to 1m")
@@ -140,6 +143,9 @@ func (a *asking) ask(c *cobra.Command, aa netip.Addr) (found []*resolution, err 
 		return nil, err
 	}
 	defer r.Close()
+	if a.methods {
+		return nil, a.printExplained(ctx, c.OutOrStdout(), r, aa)
+	}
 	return a.collect(ctx, r, aa)
 }
 
