@@ -200,10 +200,14 @@ var routers = []netip.Addr{
 	source6, source4, must("2001:db8:1::1"), must("2001:db8:2::1"), must("203.0.113.1"), must("203.0.113.129"),
 }
 
+// memberOwn is what m1 uses as the source of ICMPv6 errors about the addresses of
+// the situations: they are on its lo, as a prefix.
+var memberOwn = netip.MustParseAddr("2001:db8:11::2")
+
 // whose writes an address of either run in the words of both.
 func (s *scene) whose(a netip.Addr) string {
 	switch {
-	case a == s.target || a == s.ua(s.mode):
+	case a == s.target || a == s.ua(s.mode), a == memberOwn:
 		return "TARGET"
 	case a == s.self[0]:
 		return "SELF"
