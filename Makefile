@@ -1,5 +1,5 @@
 # One line a target; `make demo` and `make test` do their own set-up.
-.PHONY: all build demo members test lint fuzz clean
+.PHONY: all build demo test fidelity members lint fuzz clean
 
 all: build
 
@@ -14,5 +14,7 @@ test: ; scripts/test.sh
 lint: ; scripts/test.sh --lint
 
 fuzz: ; scripts/test.sh --fuzz 10s
+
+fidelity: ; scripts/fidelity.sh
 
 clean: ; rm -rf bin

@@ -143,6 +143,7 @@ var reasons = []struct {
 	reason Reason
 	errs   []error
 }{
+	{Timeout, []error{LimitDraining}}, // the client's next try may meet our successor
 	{Busy, []error{errBusy}},
 	{Refused, []error{syscall.ECONNREFUSED, syscall.ECONNRESET}},
 	{NetUnreachable, []error{syscall.ENETUNREACH}},

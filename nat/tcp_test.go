@@ -316,7 +316,7 @@ func TestDrainWaitsThenCuts(t *testing.T) {
 
 		late := newFakeTCP()
 		tr.ServeTCP(t.Context(), testTuple(TCP, 3, 80), late)
-		if got := <-late.told; got.Reason != Busy {
+		if got := <-late.told; got.Reason != Timeout {
 			t.Errorf("a new flow while draining was told %v", got)
 		}
 		go wantReset(c2)

@@ -15,6 +15,7 @@ type packet struct {
 	transport uint8 // protocol number of the transport; meaningless in a later fragment
 	pointer   int   // offset of the byte that holds transport's number
 	payload   int   // offset of the transport header
+	length    int   // of the packet, by its IP header
 	later     bool  // a fragment other than the first: it has no transport header
 }
 
@@ -38,6 +39,7 @@ func parseIPv4(b []byte) (packet, bool) {
 	return packet{
 		src: netip.AddrFrom4(ip.SourceAddress().As4()), dst: netip.AddrFrom4(ip.DestinationAddress().As4()),
 		transport: ip.Protocol(), pointer: 9, payload: int(ip.HeaderLength()), later: ip.FragmentOffset() != 0,
+		length: int(ip.TotalLength()),
 	}, true
 }
 
@@ -49,6 +51,7 @@ func parseIPv6(b []byte) (packet, bool) {
 	p := packet{
 		src: netip.AddrFrom16(ip.SourceAddress().As16()), dst: netip.AddrFrom16(ip.DestinationAddress().As16()),
 		transport: ip.NextHeader(), pointer: header.IPv6NextHeaderOffset, payload: header.IPv6MinimumSize,
+		length: header.IPv6MinimumSize + int(ip.PayloadLength()),
 	}
 	// Each extension header is at least 8 bytes, so the walk ends with the
 	// packet (RFC 8200 section 4).
@@ -166,6 +169,7 @@ func (s *Stack) inject(b []byte) {
 		if p.isICMP() && !p.later {
 			s.clientRefused(p, b[min(p.payload, len(b)):])
 		}
+		s.link.zero.admit(p, b)
 		if !s.holdBack(p, b) {
 			s.link.deliver(b, p.dst.Is6())
 		}

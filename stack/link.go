@@ -26,6 +26,7 @@ type link struct {
 	mtu    uint32
 	stats  *counters
 	pool   sync.Pool // of *[writeOffset+maxPacket]byte
+	zero   zeroWindows
 
 	mu         sync.RWMutex
 	dispatcher gstack.NetworkDispatcher
@@ -34,6 +35,7 @@ type link struct {
 func newLink(d Device, mtu int, stats *counters) *link {
 	return &link{
 		device: d, mtu: uint32(mtu), stats: stats,
+		zero: zeroWindows{flows: make(map[gstack.TransportEndpointID]uint32)},
 		pool: sync.Pool{New: func() any { return new([writeOffset + maxPacket]byte) }},
 	}
 }
@@ -46,6 +48,7 @@ func (l *link) WritePackets(packets gstack.PacketBufferList) (int, tcpip.Error) 
 	backing := make([]*[writeOffset + maxPacket]byte, 0, len(list))
 	size := 0
 	for _, p := range list {
+		l.zero.sent(p)
 		room := l.pool.Get().(*[writeOffset + maxPacket]byte)
 		buf := room[:writeOffset]
 		for _, part := range p.AsSlices() {

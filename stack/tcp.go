@@ -135,6 +135,7 @@ func (s *Stack) serveTCP(r *tcp.ForwarderRequest) {
 	}
 	defer s.serves.Done()
 	defer in.syn.cancel()
+	defer s.link.zero.forget(id)
 	if s.buffersFull() {
 		s.stats.refusedBuffers.Add(1)
 		in.Reject(nat.Refusal{Reason: nat.Busy})

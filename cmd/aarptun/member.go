@@ -39,15 +39,15 @@ func newMember() *cobra.Command {
 Ctrl-C or SIGTERM. There are two ways, which may be used together:
 
 --anycast AA answers the clients that ask AA by STUN (UDP port 3478) with this
-host's unicast address. It is for addresses that are configured as ordinary ones,
-on lo for example, for IPv4, and wherever an answer is to be proved. It needs no
-privilege. It prints "answering AA" for each.
+host's unicast address. It is for addresses that are configured as ordinary
+ones, on lo for example, for IPv4, and wherever an answer is to be proved. It
+needs no privilege. It prints "answering AA" for each.
 
 --join AA%DEV joins an IPv6 address as anycast, so that the kernel answers the
 echo requests for it. It needs root. It prints "joined AA%DEV" for each.
 
-Bringing the traffic for AA to this host is the routing's job; serving it is that
-of the programs that listen on this host. They must listen on its unicast
+Bringing the traffic for AA to this host is the routing's job; serving it is
+that of the programs that listen on this host. They must listen on its unicast
 addresses too, for that is where clients are sent.
 
 A member that is unhealthy (--check, --check-tcp) or draining says nothing, so
@@ -65,21 +65,21 @@ first key of that file. 'aarptun keygen' makes both.`,
 		RunE: func(c *cobra.Command, _ []string) error { return s.run(c) },
 	}
 	f := cmd.Flags()
-	f.StringArrayVar(&s.joins, "join", nil, "anycast address and interface to join it on, as AA%DEV; may be repeated")
-	f.StringSliceVar(&s.anycast, "anycast", nil, "anycast address to answer for; may be repeated")
-	f.StringSliceVar(&s.unicast, "unicast", nil, "unicast address to name, one of each family; without it the one on the route back to the client")
-	f.Uint16Var(&s.port, "port", s.port, "UDP port to answer on")
-	f.StringVar(&s.pskFile, "psk-file", "", "file of the shared keys of which clients must show one")
+	f.StringArrayVar(&s.joins, "join", nil, "anycast address and interface to join it on, as `AA%DEV`; may be repeated")
+	f.StringSliceVar(&s.anycast, "anycast", nil, "anycast address `AA` to answer for; may be repeated")
+	f.StringSliceVar(&s.unicast, "unicast", nil, "unicast address `UA` to name, one of each family; without it the one on the route back to the client")
+	f.Uint16Var(&s.port, "port", s.port, "UDP `PORT` to answer on")
+	f.StringVar(&s.pskFile, "psk-file", "", "`FILE` of the shared keys of which clients must show one")
 	f.BoolVar(&s.responder.Keyless, "keyless", false, "with --psk-file, answer clients without a key as well")
-	f.StringVar(&s.ed25519File, "ed25519-file", "", "file of the private key to sign answers with")
-	f.DurationVar(&s.responder.Lifetime, "lifetime", member.DefaultLifetime, "how long clients may use an answer, 1s to 24h")
-	f.IntVar(&s.responder.Rate, "rate", member.DefaultRate, "answers a second for each client; an IPv6 client is its /64")
-	f.StringVar(&s.check, "check", "", "command that finds this host healthy, by status 0")
-	f.StringVar(&s.checkTCP, "check-tcp", "", "TCP port, or ADDRESS:PORT, that must accept connections")
-	f.DurationVar(&s.responder.Interval, "check-interval", member.DefaultInterval, "time between two checks")
-	f.DurationVar(&s.responder.Timeout, "check-timeout", member.DefaultTimeout, "time in which a check must end")
+	f.StringVar(&s.ed25519File, "ed25519-file", "", "`FILE` of the private key to sign answers with")
+	f.DurationVar(&s.responder.Lifetime, "lifetime", member.DefaultLifetime, "`TIME` for which clients may use an answer, 1s to 24h")
+	f.IntVar(&s.responder.Rate, "rate", member.DefaultRate, "`NUMBER` of answers a second for each client; an IPv6 client is its /64")
+	f.StringVar(&s.check, "check", "", "`COMMAND` that finds this host healthy, by status 0")
+	f.StringVar(&s.checkTCP, "check-tcp", "", "TCP `PORT`, or ADDRESS:PORT, that must accept connections")
+	f.DurationVar(&s.responder.Interval, "check-interval", member.DefaultInterval, "`TIME` between two checks")
+	f.DurationVar(&s.responder.Timeout, "check-timeout", member.DefaultTimeout, "`TIME` in which a check must end")
 	f.BoolVar(&s.drain, "drain", false, "begin draining; SIGUSR2 ends it")
-	f.StringVar(&s.responder.DrainFile, "drain-file", "", "drain while this file is there")
+	f.StringVar(&s.responder.DrainFile, "drain-file", "", "drain while this `FILE` is there")
 	f.Var(logLevel{&s.logging.LogLevel}, "log-level", "debug, info, warn or error")
 	f.Var(choice[string]{&s.logging.LogFormat, []string{"text", "json"}}, "log-format", "form of the log")
 	return cmd
@@ -87,7 +87,7 @@ first key of that file. 'aarptun keygen' makes both.`,
 
 func (s *serving) run(c *cobra.Command) (err error) {
 	if len(s.joins)+len(s.anycast) == 0 {
-		return usageError{errors.New("no anycast address given: name at least one, such as --anycast 192.0.2.1 or --join 2001:db8:aa::1%eth0 (see 'aarptun member --help')")}
+		return usagef(c, "no anycast address given: name at least one, such as --anycast 192.0.2.1 or --join 2001:db8:aa::1%%eth0")
 	}
 	responder, err := s.listen(c)
 	if err != nil {
@@ -177,8 +177,15 @@ func (s *serving) read() (err error) {
 	if s.port == 0 {
 		return usageError{errors.New("--port 0: it must be 1 to 65535")}
 	}
-	if r.Rate < 1 || r.Interval <= 0 || r.Timeout <= 0 || r.Lifetime == 0 {
-		return usageError{errors.New("--rate, --lifetime, --check-interval and --check-timeout must be more than 0")}
+	switch { // here 0 would stand for the default
+	case r.Rate < 1:
+		return usageError{fmt.Errorf("--rate %d: it must be more than 0", r.Rate)}
+	case r.Lifetime == 0:
+		return usageError{errors.New("--lifetime 0s: it must be 1s to 24h")}
+	case r.Interval <= 0:
+		return usageError{fmt.Errorf("--check-interval %v: it must be more than 0", r.Interval)}
+	case r.Timeout <= 0:
+		return usageError{fmt.Errorf("--check-timeout %v: it must be more than 0", r.Timeout)}
 	}
 	r.Port = s.port
 	if s.pskFile != "" {

@@ -49,10 +49,10 @@ func newResolve() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "resolve AA",
 		Short: "Ask which member stands behind an anycast address",
-		Long: `Resolve asks the anycast address AA by probe, by echo request and by STUN side by
-side, and prints the unicast address of the member that answers, alone on standard
-output. It needs no running daemon. With --psk-file or --pubkey it believes only
-answers with that proof.
+		Long: `Resolve asks the anycast address AA by probe, by echo request and by STUN side
+by side, and prints the unicast address of the member that answers, alone on
+standard output. It needs no running daemon. With --psk-file or --pubkey it
+believes only answers with that proof.
 
 It needs CAP_NET_RAW, or a group inside net.ipv4.ping_group_range. Where a
 daemon runs on the same host, run it as root too: its probes then carry the mark
@@ -91,9 +91,9 @@ Exit code 69 says that nobody answered whose answer could be used.`,
 	f.DurationVar(&a.timeout, "timeout", 2*time.Second, "`TIME` to wait for an answer, 1ms to 1m")
 	f.Var(mark{&a.mark}, "fwmark", "mark of the probes, which bypass a running daemon's TUN")
 	f.Var(prefixes{&a.members}, "member-prefix", "believe only members in this prefix; may be repeated")
-	f.StringVar(&a.pskFile, "psk-file", "", "file of the shared keys; believe only answers that show its first one")
+	f.StringVar(&a.pskFile, "psk-file", "", "`FILE` of the shared keys; believe only answers that show its first one")
 	f.Var(publicKeys{&a.public}, "pubkey", "public key of a member; believe only answers signed with one of them; may be repeated")
-	f.Uint16Var(&a.stunPort, "stun-port", a.stunPort, "UDP port of the members' responders; 0 does not ask them")
+	f.Uint16Var(&a.stunPort, "stun-port", a.stunPort, "UDP `PORT` of the members' responders; 0 does not ask them")
 	return cmd
 }
 

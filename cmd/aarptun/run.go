@@ -22,6 +22,9 @@ and ping flow to one member, in the foreground, until Ctrl-C or SIGTERM. It
 prints a line "ready" on standard output once flows are carried; the log goes
 to standard error.
 
+A stop lets the flows that exist go on for --drain-timeout, and takes on no new
+ones; a second Ctrl-C or SIGTERM cuts them at once.
+
 What it changes on the host: the device, routes in a table of their own, and
 one rule per address family. All of it is taken back at the end; after a crash
 by the next run, or by 'aarptun cleanup'.
@@ -56,7 +59,7 @@ It needs root, or CAP_NET_ADMIN and CAP_NET_RAW and access to /dev/net/tun.`,
 	f.Var(statics{&cfg.Static}, "static", "member UA of AA, not probed; may be repeated")
 	f.Var(pskFiles{&cfg.PSKFiles}, "psk-file", "file of the shared keys; answers must show its first one (trust psk); once for each prefix")
 	f.Var(publicKeys{&cfg.PublicKeys}, "pubkey", "public key of a member; answers must be signed with one of them (trust ed25519); may be repeated")
-	f.Uint16Var(&cfg.STUNPort, "stun-port", cfg.STUNPort, "UDP port of the members' responders; 0 does not ask them")
+	f.Uint16Var(&cfg.STUNPort, "stun-port", cfg.STUNPort, "UDP `PORT` of the members' responders; 0 does not ask them")
 	f.StringVar(&cfg.TUN, "tun", cfg.TUN, "`NAME` of the TUN device, 1 to 15 bytes")
 	f.IntVar(&cfg.MTU, "mtu", cfg.MTU, "MTU of the device in `BYTES`, 1280 to 65535; 0 takes the uplink's")
 	f.IntVar(&cfg.Table, "table", cfg.Table, "`NUMBER` of the routing table for the prefixes; nothing else may use it")

@@ -45,7 +45,7 @@ func flagError(c *cobra.Command, err error) error {
 func wrongValue(c *cobra.Command, f *pflag.Flag, value string, cause error) error {
 	want := cause.Error()
 	switch f.Value.Type() {
-	case "int":
+	case "int", "uint16":
 		want = "it must be a whole number"
 		if errors.Is(cause, strconv.ErrRange) {
 			want = "it is out of range"
@@ -85,6 +85,18 @@ func unknownFlag(c *cobra.Command, name, shorts string) error {
 	return usagef(c, "unknown flag %s", written)
 }
 
+// oneCommand is the check of a command that only has commands.
+func oneCommand(c *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return unknownCommand(c, args)
+	}
+	var names []string
+	for _, sub := range c.Commands() {
+		names = append(names, sub.Name())
+	}
+	return usagef(c, "'%s' wants to be told what to do: %s", c.CommandPath(), strings.Join(names, ", "))
+}
+
 // unknownCommand is the check of the root's arguments.
 func unknownCommand(root *cobra.Command, args []string) error {
 	if len(args) == 0 {
@@ -97,7 +109,7 @@ func unknownCommand(root *cobra.Command, args []string) error {
 		}
 	}
 	if near := nearest(args[0], names); near != "" {
-		return usagef(root, "unknown command %q: did you mean '%s %s'?", args[0], root.Name(), near)
+		return usagef(root, "unknown command %q: did you mean '%s %s'?", args[0], root.CommandPath(), near)
 	}
 	return usagef(root, "unknown command %q", args[0])
 }

@@ -111,7 +111,9 @@ func (c choice[T]) Type() string {
 
 func (c choice[T]) Set(s string) error {
 	if !slices.Contains(c.words, T(s)) {
-		return fmt.Errorf("it must be %s", strings.ReplaceAll(c.Type(), "|", " or "))
+		words := strings.Split(c.Type(), "|")
+		last := len(words) - 1
+		return fmt.Errorf("it must be %s or %s", strings.Join(words[:last], ", "), words[last])
 	}
 	*c.value = T(s)
 	return nil

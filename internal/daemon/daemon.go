@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -126,14 +129,24 @@ func (h *house) serve(ctx, failed context.Context, cfg config.Config, ready func
 			h.log.Error("a room has failed, stopping")
 		}
 	}
+	h.drain(failed, cfg.DrainTimeout)
+	return errors.Join(err, h.host.RemoveRoutes())
+}
+
+// drain lets the flows end by themselves for so long, and cuts them then: at
+// once if a room has failed, and as soon as one is asked a second time. They
+// need the routes for it: without them a client's next packet goes to the
+// network, and to a member that has never heard of the flow.
+func (h *house) drain(failed context.Context, timeout time.Duration) {
+	asked, stop := signal.NotifyContext(failed, os.Interrupt, syscall.SIGTERM)
+	defer stop()
 	notify(h.log, daemon.SdNotifyStopping)
-	err = errors.Join(err, h.host.RemoveRoutes())
-	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), cfg.DrainTimeout)
+	ctx, cancel := context.WithTimeout(asked, timeout)
 	defer cancel()
-	if h.translator.Drain(drain) != nil {
-		h.log.Info("flows were cut", "after", cfg.DrainTimeout)
+	began := time.Now()
+	if h.translator.Drain(ctx) != nil {
+		h.log.Info("flows were cut", "after", time.Since(began).Round(time.Millisecond))
 	}
-	return err
 }
 
 func (h *house) announce(ready func() error) error {

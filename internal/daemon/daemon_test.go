@@ -11,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -114,25 +116,14 @@ func TestRunCarriesAndPutsBack(t *testing.T) {
 		t.Errorf("status of ping: %v", status.Rooms)
 	}
 
-	conn, err := net.Dial("udp", testAA+":9999")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = conn.Close() }()
-	if _, err := io.WriteString(conn, "hello"); err != nil {
-		t.Fatal(err)
-	}
-	flow := r.flow(t, nat.Established, 5)
-	if flow.Proto != nat.UDP || flow.Client.String() != conn.LocalAddr().String() || flow.Anycast.String() != testAA+":9999" ||
-		flow.Member != netip.MustParseAddr(testMember) || flow.Sent != 5 || flow.Got != 0 {
-		t.Errorf("flow: %+v", flow)
-	}
-	pins, err := r.client.Pins(t.Context())
-	if err != nil || len(pins.Pins) != 1 || pins.Pins[0].Member != flow.Member || pins.Pins[0].Method != "static" ||
-		pins.Pins[0].TTL <= 0 || pins.Pins[0].TTL > cfg.CacheTTL.Milliseconds() {
-		t.Errorf("pins: %+v, %v", pins, err)
-	}
-	if status, err = r.client.Status(t.Context()); err != nil || status.NAT.UDPOpened != 1 || status.NAT.BytesOut != 5 || status.Resolver.Static != 1 {
+	udp := dial(t, "udp", testAA)
+	exchange(t, udp, "hello")
+	r.sees(t, udp, nat.UDP, testMember, "static", 5)
+	tcp := dial(t, "tcp", testAA6)
+	exchange(t, tcp, "hello there")
+	r.sees(t, tcp, nat.TCP, testMember6, "icmp", 11)
+	if status, err = r.client.Status(t.Context()); err != nil || status.NAT.Flows != 2 || status.NAT.UDPOpened != 1 || status.NAT.TCPOpened != 1 ||
+		status.NAT.BytesOut != 16 || status.NAT.BytesIn != 16 || status.Resolver.Static != 1 || status.Resolver.Pins != 2 {
 		t.Errorf("status: %+v, %v", status, err)
 	}
 	r.stop(t)
@@ -141,19 +132,122 @@ func TestRunCarriesAndPutsBack(t *testing.T) {
 	}
 }
 
-// flow waits for the only flow to be in a state.
-func (r *running) flow(t *testing.T, state nat.State, sent uint64) nat.FlowInfo {
+// dial opens a flow to AA, which is closed with the test.
+func dial(t *testing.T, network, aa string) net.Conn {
+	t.Helper()
+	conn, err := net.DialTimeout(network, net.JoinHostPort(aa, strconv.Itoa(testPort)), patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() }) // it may have been closed before
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}
+
+// exchange sends a text and wants it back.
+func exchange(t *testing.T, conn net.Conn, text string) {
+	t.Helper()
+	if _, err := io.WriteString(conn, text); err != nil {
+		t.Fatal(err)
+	}
+	back := make([]byte, len(text))
+	if _, err := io.ReadFull(conn, back); err != nil || string(back) != text {
+		t.Fatalf("sent %q, got %q, %v", text, back, err)
+	}
+}
+
+// sees waits until the flow of conn is shown with all that it has carried, and
+// wants the pin of its address. Bytes are counted when they have been sent, so
+// the client may have them first.
+func (r *running) sees(t *testing.T, conn net.Conn, proto nat.Proto, ua, method string, bytes uint64) {
+	t.Helper()
+	want := nat.FlowInfo{
+		Proto: proto, Client: netip.MustParseAddrPort(conn.LocalAddr().String()), Anycast: netip.MustParseAddrPort(conn.RemoteAddr().String()),
+		Member: netip.MustParseAddr(ua), State: nat.Established, Sent: bytes, Got: bytes,
+	}
+	r.waits(t, func(flows []nat.FlowInfo) bool {
+		return slices.ContainsFunc(flows, func(f nat.FlowInfo) bool {
+			f.ID, f.Started, f.Active = 0, time.Time{}, time.Time{}
+			return f == want
+		})
+	})
+	pins, err := r.client.Pins(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.ContainsFunc(pins.Pins, func(p admin.Pin) bool {
+		return p.Anycast == want.Anycast.Addr() && p.Member == want.Member && p.Method == method && p.TTL > 0 && p.TTL <= config.Default().CacheTTL.Milliseconds()
+	}) {
+		t.Errorf("no pin of %v to %s by %s in %+v", want.Anycast, ua, method, pins.Pins)
+	}
+}
+
+// waits asks for the flows until they are as they should be.
+func (r *running) waits(t *testing.T, ok func([]nat.FlowInfo) bool) {
 	t.Helper()
 	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
 		flows, err := r.client.Flows(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(flows.Flows) == 1 && flows.Flows[0].State == state && flows.Flows[0].Sent >= sent {
-			return flows.Flows[0]
+		if ok(flows.Flows) {
+			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("flows: %+v, want one that is %v", flows.Flows, state)
+			t.Fatalf("the flows are still %+v", flows.Flows)
+		}
+	}
+}
+
+// A stop lets the flows that exist go on, takes on no new ones, and ends when
+// the last flow has.
+func TestAStopLetsFlowsGoOn(t *testing.T) {
+	cfg := onHost(t)
+	cfg.DrainTimeout = time.Hour
+	r := start(t, cfg)
+	conn := dial(t, "tcp", testAA6)
+	exchange(t, conn, "before")
+	r.end()
+	r.takesNoMore(t)
+	for range 3 {
+		exchange(t, conn, "while it drains")
+	}
+	select {
+	case err := <-r.ended:
+		t.Fatalf("it has ended with flows open: %v", err)
+	default:
+	}
+	if err := conn.Close(); err != nil {
+		t.Fatal(err)
+	}
+	r.stop(t)
+}
+
+// takesNoMore dials until the daemon has begun to drain, and wants silence then:
+// a refusal would be final for the client.
+func (r *running) takesNoMore(t *testing.T) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); ; {
+		late, err := net.DialTimeout("tcp", net.JoinHostPort(testAA, strconv.Itoa(testPort)), 100*time.Millisecond)
+		if err == nil {
+			if err := late.Close(); err != nil { // it came in time
+				t.Fatal(err)
+			}
+		}
+		status, statusErr := r.client.Status(t.Context())
+		if statusErr != nil {
+			t.Fatal(statusErr)
+		}
+		if status.NAT.Limited["draining"] > 0 {
+			if timeout := net.Error(nil); !errors.As(err, &timeout) || !timeout.Timeout() {
+				t.Errorf("while it drains, a new client is told %v", err)
+			}
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("it does not begin to drain")
 		}
 	}
 }
@@ -166,15 +260,15 @@ func TestStopWithAFlowThatIsBeingDialled(t *testing.T) {
 	ctx, hangUp := context.WithCancel(t.Context())
 	failed := make(chan error, 1)
 	go func() {
-		conn, err := new(net.Dialer).DialContext(ctx, "tcp", testAA+":80")
+		conn, err := new(net.Dialer).DialContext(ctx, "tcp", testDeadAA+":80")
 		if err == nil {
 			err = errors.Join(errors.New("connected"), conn.Close())
 		}
 		failed <- err
 	}()
-	if flow := r.flow(t, nat.Dialling, 0); flow.Member != netip.MustParseAddr(testMember) {
-		t.Errorf("flow: %+v", flow)
-	}
+	r.waits(t, func(flows []nat.FlowInfo) bool {
+		return len(flows) == 1 && flows[0].State == nat.Dialling && flows[0].Member == netip.MustParseAddr(testDead)
+	})
 	r.stop(t)
 	hangUp()
 	if err := <-failed; !strings.Contains(err.Error(), "operation was canceled") {

@@ -32,7 +32,11 @@ const patience = 20 * time.Second
 var notInside string
 
 func TestMain(m *testing.M) {
-	if os.Getenv(insideVariable) == "" {
+	switch os.Getenv(insideVariable) {
+	case memberRole:
+		fmt.Fprintln(os.Stderr, "the member:", serveAsMember())
+		os.Exit(1)
+	case "":
 		code, err := runInside()
 		switch {
 		case err == nil:
@@ -43,9 +47,11 @@ func TestMain(m *testing.M) {
 			fmt.Fprintln(os.Stderr, "make a host for the tests:", err)
 			os.Exit(1)
 		}
-	} else if err := setUpHost(); err != nil {
-		fmt.Fprintln(os.Stderr, "set the host up:", err)
-		os.Exit(1)
+	default:
+		if err := errors.Join(setUpHost(), startMember()); err != nil {
+			fmt.Fprintln(os.Stderr, "set the host up:", err)
+			os.Exit(1)
+		}
 	}
 	goleak.VerifyTestMain(m)
 }
@@ -78,14 +84,20 @@ func runInside() (code int, err error) {
 	return c.ProcessState.ExitCode(), nil
 }
 
-// The network: an uplink to nowhere, with a member that takes what it is sent
-// and says nothing.
+// The network: an uplink to the member, and to an address that takes what it is
+// sent and says nothing.
 const (
-	testAA      = "198.51.100.1"
+	testAA      = "198.51.100.1" // static: testMember
+	testDeadAA  = "198.51.100.2" // static: testDead
+	testAA6     = "2001:db8:aa::1"
 	testMember  = "192.0.2.9"
+	testDead    = "192.0.2.10"
+	testMember6 = "2001:db8:1::9"
 	testUplink  = "192.0.2.2"
+	testUplink6 = "2001:db8:1::2"
 	testPrefix4 = "198.51.100.0/24"
 	testPrefix6 = "2001:db8:aa::/64"
+	testPort    = 9999
 )
 
 func setUpHost() error {
@@ -94,13 +106,21 @@ func setUpHost() error {
 		return err
 	}
 	for _, command := range []string{
-		"link set lo up", "link add v0 type veth peer name v1", "link set v0 up", "link set v1 up",
-		"addr add " + testUplink + "/24 dev v0", "neigh add " + testMember + " lladdr 02:00:00:00:00:09 dev v0 nud permanent",
-		"route add default via " + testMember,
+		"link set lo up", "link add v0 type veth peer name v1", "link set v0 up",
+		"addr add " + testUplink + "/24 dev v0", "addr add " + testUplink6 + "/64 dev v0 nodad",
+		"neigh add " + testDead + " lladdr 02:00:00:00:00:10 dev v0 nud permanent",
+		"route add default via " + testMember, "-6 route add default via " + testMember6,
 	} {
-		if out, err := exec.Command("ip", strings.Fields(command)...).CombinedOutput(); err != nil {
-			return fmt.Errorf("ip %s: %w: %s", command, err, out)
+		if err := ipCommand(command); err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+func ipCommand(command string) error {
+	if out, err := exec.Command("ip", strings.Fields(command)...).CombinedOutput(); err != nil {
+		return fmt.Errorf("ip %s: %w: %s", command, err, out)
 	}
 	return nil
 }
@@ -134,7 +154,10 @@ func onHost(t *testing.T) config.Config {
 	}
 	cfg := config.Default()
 	cfg.Prefixes = []netip.Prefix{netip.MustParsePrefix(testPrefix4), netip.MustParsePrefix(testPrefix6)}
-	cfg.Static = map[netip.Addr][]netip.Addr{netip.MustParseAddr(testAA): {netip.MustParseAddr(testMember)}}
+	cfg.Static = map[netip.Addr][]netip.Addr{
+		netip.MustParseAddr(testAA):     {netip.MustParseAddr(testMember)},
+		netip.MustParseAddr(testDeadAA): {netip.MustParseAddr(testDead)},
+	}
 	cfg.StateDir = t.TempDir()
 	cfg.AdminSocket = filepath.Join(cfg.StateDir, "admin.sock")
 	cfg.DrainTimeout = 0

@@ -162,7 +162,7 @@ func writeKey(path, line string, add bool) (err error) {
 		return fmt.Errorf("member: key file: %w: choose another name, or add the key to it with --add", err)
 	}
 	if err != nil {
-		return fmt.Errorf("member: key file: %w", err)
+		return keyError("%w", err)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	if add {
@@ -184,7 +184,7 @@ func writeKey(path, line string, add bool) (err error) {
 func readKeys(path, word string, fields int, take func([]string) error) (err error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return fmt.Errorf("member: key file: %w", err)
+		return keyError("%w: 'aarptun keygen' makes such files", err)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	content, err := secretsOf(f)

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"net/netip"
 	"os"
 	"regexp"
@@ -32,7 +33,7 @@ func client(args []string) (int, error) {
 	if !known {
 		return 64, errors.New("--to wants ua, aa or control")
 	}
-	pattern, err := regexp.Compile(*only)
+	chosen, err := choose(*only)
 	if err != nil {
 		return 64, err
 	}
@@ -52,13 +53,24 @@ func client(args []string) (int, error) {
 		return 1, err
 	}
 	defer members.stop()
-	var chosen []*situation
+	return 0, printAll(playAll(chosen, m, *to == "aa", own, *tmp, members, *atOnce))
+}
+
+// choose returns the situations whose name the regular expression matches.
+func choose(only string) (chosen []*situation, err error) {
+	pattern, err := regexp.Compile(only)
+	if err != nil {
+		return nil, err
+	}
 	for _, s := range situations() {
 		if pattern.MatchString(s.name) {
 			chosen = append(chosen, s)
 		}
 	}
-	return 0, printAll(playAll(chosen, m, *to == "aa", own, *tmp, members, *atOnce))
+	if len(chosen) == 0 {
+		return nil, fmt.Errorf("no situation is called %q", only)
+	}
+	return chosen, nil
 }
 
 // playAll runs the situations, many at once: most of them wait most of the time.

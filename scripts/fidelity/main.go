@@ -58,9 +58,13 @@ func main() {
 	os.Exit(code)
 }
 
-// list prints the names of the situations.
-func list([]string) (int, error) {
-	for _, s := range situations() {
+// list prints the names of the situations that a regular expression matches.
+func list(args []string) (int, error) {
+	chosen, err := choose(strings.Join(args, " "))
+	if err != nil {
+		return 64, err
+	}
+	for _, s := range chosen {
 		fmt.Println(s.name)
 	}
 	return 0, nil

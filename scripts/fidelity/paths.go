@@ -19,6 +19,7 @@ const (
 	plain       pathKind = iota // to a member, over wires of 1,500 bytes
 	probed                      // the same, and AA is found by probe
 	small                       // the wire behind the router takes 1,300 bytes
+	distant                     // plain, over the wire that takes time
 	blackhole                   // the router drops in silence
 	unreachable                 // the router has a route of type unreachable
 	prohibited                  // ... of type prohibit
@@ -84,7 +85,7 @@ func (s *situation) ua(m mode) netip.Addr {
 			return must("2001:db8:11::dead:%s:%x", m.letter(), s.number)
 		case crafted:
 			return must("2001:db8:ee::%x:%x", s.path.kind8, s.path.code)
-		case unreachable, prohibited, noRoute:
+		case unreachable, prohibited, noRoute, distant:
 			return must("2001:db8:f:%s::%x", m.letter(), s.number) // over the slow wire
 		case dying:
 			return must("2001:db8:%s0%d::2", m.letter(), s.grave)
@@ -96,6 +97,8 @@ func (s *situation) ua(m mode) netip.Addr {
 		return must("198.18.%d.%d", 200+int(m), 10+s.family)
 	case crafted:
 		return must("198.19.%d.%d", s.path.kind8, s.path.code)
+	case distant:
+		return must("198.18.%d.%d", 3+int(m), 10+s.family) // over the slow wire
 	case dying:
 		return must("198.18.%d.2", 100+2*s.grave+int(m))
 	}
@@ -153,6 +156,11 @@ func (s *situation) route(m mode) string {
 		return fmt.Sprintf("prohibit %v", ua)
 	case noRoute:
 		return fmt.Sprintf("throw %v", ua)
+	case distant:
+		if s.v6 {
+			return fmt.Sprintf("%v via 2001:db8:11::2", ua)
+		}
+		return fmt.Sprintf("%v via 192.0.2.2", ua)
 	case small:
 		if s.v6 {
 			return fmt.Sprintf("%v via 2001:db8:13::2", ua)

@@ -195,6 +195,11 @@ func (s *scene) pair() (client, member *end) {
 	return client, s.accept(listener)
 }
 
+// routers are the addresses with which the router speaks to the clients.
+var routers = []netip.Addr{
+	source6, source4, must("2001:db8:1::1"), must("2001:db8:2::1"), must("203.0.113.1"), must("203.0.113.129"),
+}
+
 // whose writes an address of either run in the words of both.
 func (s *scene) whose(a netip.Addr) string {
 	switch {
@@ -204,7 +209,7 @@ func (s *scene) whose(a netip.Addr) string {
 		return "SELF"
 	case slices.Contains(s.self, a):
 		return "SELF2"
-	case a == netip.MustParseAddr("2001:db8:ee::ffff"), a == netip.MustParseAddr("198.19.255.1"):
+	case slices.Contains(routers, a):
 		return "ROUTER"
 	case a.IsUnspecified() || !a.IsValid():
 		return "none"

@@ -25,7 +25,7 @@ func tcpErrorSituations() []*situation {
 		both("tcp-filtered", path{kind: blackhole}, syn),
 		both("tcp-filtered-user-timeout", path{kind: blackhole}, tcpUserTimeout),
 		both("tcp-filtered-then-open", path{}, tcpFilteredThenOpen),
-		both("tcp-hop-limit-1", path{}, tcpHopLimit),
+		both("tcp-hop-limit-1", path{kind: distant}, tcpHopLimit),
 		both("tcp-unreachable-midflow", path{}, tcpUnreachableMidflow),
 		both("tcp-unreachable-and-back", path{}, tcpUnreachableAndBack),
 		both("tcp-member-host-dies-writing", path{kind: dying}, tcpHostDies),

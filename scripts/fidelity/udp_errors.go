@@ -114,7 +114,11 @@ func udpTraceroute(s *scene) {
 		s.demand(c.set(optRecvErr, 1), "receive errors")
 		s.demand(c.set(optHops, hops), "hop limit")
 		s.demand(c.datagram(32, withPort(s.target, uint16(33433+hops))), "send")
-		s.note("hop %d: %s", hops, s.queue(c.errors(patience)))
+		r := c.errors(patience)
+		if len(r.Queue) == 0 {
+			s.give("hop %d: %s", hops, r.how())
+		}
+		s.note("hop %d: %s from %s", hops, s.queue(r), s.whose(r.Queue[0].Offender))
 	}
 }
 
