@@ -52,8 +52,8 @@ func newDoctor() *cobra.Command {
 		Long: `Doctor looks at this host, as a client and as a member, and says of each thing
 whether it is well, and if not, what comes of it and which command mends it: the
 TUN device, capabilities, ping sockets, settings of the kernel, rules, routes, a
-running daemon, the clock. For each anycast address AA that is given it also asks
-the members by every method, and looks at the ways to AA and to the member.
+running daemon, the clock. For each anycast address AA that is given it also
+asks the members by every method, and looks at the ways to AA and to the member.
 
 It changes nothing. Run it as root to see what a daemon would; a running daemon
 that was given --fwmark or --table is to be named by the same flags.
