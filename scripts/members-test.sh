@@ -153,7 +153,7 @@ new_flow_is() { [ "$(lab connect --timeout 10s "$1" | sed 's/.*member=//')" = "$
 # one_kind NAME METHOD AA HOST: HOST is AA as it stands before a port.
 one_kind() {
 	local name=$1 method=$2 aa=$3 to=$4:$PORT pattern i flows
-	pattern=$(sed 's/[][.]/\\&/g' <<<"$to")
+	pattern=$(sed 's/[].[]/\\&/g' <<<"$to")
 	lead 1
 	check "$name: TCP reaches a member, and getpeername() is AA" eventually 5 says "^peer=$pattern .*member=m1\$" lab connect "$to"
 	check "$name: UDP is answered from AA" says "^from=$pattern member=m1\$" lab udp "$to"
@@ -177,6 +177,9 @@ kinds() {
 	one_kind "subnet-router anycast" icmp $SUBNET "[$SUBNET]"
 	one_kind "AA on lo, responder" stun $LO "[$LO]"
 	one_kind "IPv4 AA on lo, responder" stun $LO4 $LO4
+	check "doctor finds no problem with any of them" not says '^problem' aarptun doctor $AA $SUBNET $LO $LO4
+	check "doctor names the member and the way to it" says "^ok +$LO4 member route: the member $UA1_4 is reached by eth0" aarptun doctor $LO4
+	check "resolve --explain says what each method answers" says "^stun +won +$UA1 " aarptun resolve --explain $LO
 	end_aarptun
 }
 

@@ -107,7 +107,7 @@ a key file that others can read).`,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	root.SetVersionTemplate(versionText() + "\n")
-	root.AddCommand(newRun(), newResolve(), newStatus(), newFlows(), newPins(), newMember(), newKeygen(), newCleanup(), newVersion(), newCompletion())
+	root.AddCommand(newRun(), newResolve(), newStatus(), newFlows(), newPins(), newMember(), newKeygen(), newDoctor(), newCleanup(), newVersion(), newCompletion())
 	root.SetHelpCommand(newHelp())
 	root.SetFlagErrorFunc(flagError)
 	for _, c := range root.Commands() {

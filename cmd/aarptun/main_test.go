@@ -81,7 +81,7 @@ func TestExitCodesAreDocumented(t *testing.T) {
 }
 
 func TestNearest(t *testing.T) {
-	words := []string{"run", "resolve", "status", "flows", "pins", "member", "cleanup"}
+	words := []string{"run", "resolve", "status", "flows", "pins", "member", "doctor", "cleanup"}
 	for written, want := range map[string]string{
 		"flws": "flows", "flosw": "flows", "stat": "status", "pin": "pins", "rnu": "", "ru": "run", "clean": "cleanup",
 		"": "", "x": "", "bogus": "", "resolves": "resolve",

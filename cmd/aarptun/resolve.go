@@ -110,13 +110,25 @@ func (a *asking) explain(err error, aa netip.Addr) error {
 
 // ask returns the members that answered, in the order in which they were seen.
 func (a *asking) ask(c *cobra.Command, aa netip.Addr) (found []*resolution, err error) {
+	err = a.with(c, aa, func(ctx context.Context, r *resolver.Resolver) (err error) {
+		if a.methods {
+			return a.printExplained(ctx, c.OutOrStdout(), r, aa)
+		}
+		found, err = a.collect(ctx, r, aa)
+		return err
+	})
+	return found, err
+}
+
+// with runs do with a resolver that asks aa as the flags say.
+func (a *asking) with(c *cobra.Command, aa netip.Addr, do func(context.Context, *resolver.Resolver) error) (err error) {
 	policy, ring, err := a.policy(aa)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	echo, err := openMarked(a, c.ErrOrStderr(), func(mark uint32) (*ping.Socket, error) { return ping.Open(ping.Config{Mark: mark}) })
 	if err != nil {
-		return nil, err
+		return err
 	}
 	ctx, cancel := context.WithCancel(c.Context())
 	running := []<-chan error{start(ctx, echo.Run)}
@@ -133,20 +145,17 @@ func (a *asking) ask(c *cobra.Command, aa netip.Addr) (found []*resolution, err 
 			return member.OpenProber(member.ProberConfig{Mark: mark, Port: a.stunPort, Rings: []member.Keyring{ring}, Log: log})
 		})
 		if err != nil {
-			return nil, err
+			return err
 		}
 		running = append(running, start(ctx, stun.Run))
 		probers = append(probers, resolver.NewSTUN(stun))
 	}
 	r, err := resolver.New(resolver.Config{Policies: []resolver.Policy{policy}, Probers: probers, ProbeTimeout: a.timeout, Log: log})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer r.Close()
-	if a.methods {
-		return nil, a.printExplained(ctx, c.OutOrStdout(), r, aa)
-	}
-	return a.collect(ctx, r, aa)
+	return do(ctx, r)
 }
 
 // start runs something that says on the channel how it ended.
