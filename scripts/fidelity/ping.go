@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -125,10 +126,7 @@ func (s *scene) reply(r Result, request []byte, sequence uint16) Result {
 		s.note("ping %d: %s", sequence, r.how())
 		return r
 	}
-	message := r.Data
-	if !s.v6 && len(message) >= 20 {
-		message = message[int(message[0]&15)*4:]
-	}
+	message := s.icmp(r)
 	switch {
 	case len(message) < 8 || !bytes.Equal(message[4:8], request[4:8]):
 		s.note("ping %d: a reply with another id or sequence number from %s", sequence, s.whose(r.Addr.Addr()))
@@ -146,9 +144,33 @@ func pingSequence(s *scene) {
 	for i := range uint16(5) {
 		s.demand(p.do(Call{Op: "sendmsg", Data: s.echo(i, 56)}), "send")
 	}
-	for i := range uint16(5) {
-		s.reply(p.receive(patience), s.echo(i, 56), i)
+	// Requests that are under way at the same moment may overtake each other
+	// (docs/fidelity.md), so the replies are put into order.
+	replies := make([]Result, 5)
+	for i := range replies {
+		replies[i] = p.receive(patience)
 	}
+	slices.SortStableFunc(replies, func(a, b Result) int { return bytes.Compare(s.sequenceOf(a), s.sequenceOf(b)) })
+	for i, r := range replies {
+		s.reply(r, s.echo(uint16(i), 56), uint16(i))
+	}
+}
+
+// sequenceOf is a reply's sequence number, as it stands in the message.
+func (s *scene) sequenceOf(r Result) []byte {
+	if message := s.icmp(r); len(message) >= 8 {
+		return message[6:8]
+	}
+	return nil
+}
+
+// icmp is the message that was received; in IPv4 a raw socket gets the header of
+// the packet too (raw(7)).
+func (s *scene) icmp(r Result) []byte {
+	if s.v6 || len(r.Data) < 20 {
+		return r.Data
+	}
+	return r.Data[min(len(r.Data), int(r.Data[0]&15)*4):]
 }
 
 // pingUnprivileged uses an ICMP socket as ping(8) does without root.
