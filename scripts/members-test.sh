@@ -40,26 +40,17 @@ done
 
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 
-build() {
-	cd "$ROOT"
-	[ -n "${AARPTUN:-}" ] || CGO_ENABLED=0 go build -trimpath -o bin/aarptun ./cmd/aarptun
-	[ -n "${LAB:-}" ] || CGO_ENABLED=0 go build -trimpath -o bin/lab ./scripts/lab
-	[ -n "${FIDELITY:-}" ] || CGO_ENABLED=0 go build -trimpath -o bin/fidelity ./scripts/fidelity
-	export AARPTUN=${AARPTUN:-$ROOT/bin/aarptun} LAB=${LAB:-$ROOT/bin/lab} FIDELITY=${FIDELITY:-$ROOT/bin/fidelity}
-}
-
 # shellcheck source=scripts/lab.bash
 . "$ROOT/scripts/lab.bash"
 
 if [ -z "$INSIDE" ]; then
-	build
+	build AARPTUN:cmd/aarptun LAB:scripts/lab FIDELITY:scripts/fidelity
 	enter_namespaces "$ROOT/scripts/members-test.sh" --inside "${PARTS[@]}"
 fi
 own_run
 # shellcheck source=scripts/check.bash
 . "$ROOT/scripts/check.bash"
 
-UA2_4=192.0.2.130
 # The subnet-router anycast address of a prefix that both members have (RFC 4291
 # section 2.6.1): a router answers for it with no software at all.
 SUBNET=2001:db8:ac::

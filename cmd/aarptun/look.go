@@ -41,8 +41,9 @@ func newStatus() *cobra.Command {
 		Use:   "status",
 		Short: "Show how a running daemon is",
 		Long: `Status shows the device, the prefixes and the counters of the daemon that
-listens on the admin socket. Counters that are zero are left out; --json has
-them all. What is shown under "refused" or "limited" was not carried.
+listens on the admin socket, and what its process holds. Counters that are zero
+are left out; --json has them all. What is shown under "refused" or "limited"
+was not carried.
 
 Exit code 69 says that no daemon answers.`,
 		Example: `  aarptun status
@@ -228,6 +229,7 @@ func printStatus(w io.Writer, s admin.Status) error {
 	fmt.Fprintf(t, "up\t%v\n", roundSeconds(time.Since(s.Started)))
 	fmt.Fprintf(t, "device\t%s, MTU %d\n", s.Device, s.MTU)
 	fmt.Fprintf(t, "prefixes\t%s\n", prefixes{&s.Prefixes})
+	fmt.Fprintf(t, "process\t%s, %s open files, %s goroutines\n", residentText(s.ResidentBytes), countText(s.OpenFiles), countText(s.Goroutines))
 	fmt.Fprintf(t, "flows\t%d, %d of them not yet answered\n", s.NAT.Flows, s.NAT.Opening)
 	fmt.Fprintf(t, "pins\t%d\n", s.Resolver.Pins)
 	counters, resolved := s.NAT, s.Resolver
@@ -249,6 +251,21 @@ func addrOrDash(a netip.Addr) string {
 		return "-"
 	}
 	return a.String()
+}
+
+// countText prints a count, or a dash for one that is not known.
+func countText(n int) string {
+	if n < 0 {
+		return "-"
+	}
+	return fmt.Sprint(n)
+}
+
+func residentText(n int64) string {
+	if n < 0 {
+		return "- bytes in memory"
+	}
+	return bytesText(uint64(n)) + " bytes in memory"
 }
 
 func roundSeconds(d time.Duration) time.Duration { return d.Round(time.Second) }

@@ -44,7 +44,8 @@ func newFixed() *fixed {
 	return &fixed{
 		status: Status{
 			Version: "1.2.3", PID: 7, Started: started, Device: "aarptun0", MTU: 1500,
-			Prefixes: []netip.Prefix{netip.MustParsePrefix("2001:db8:aa::/64")}, Rooms: map[string]any{},
+			Prefixes:   []netip.Prefix{netip.MustParsePrefix("2001:db8:aa::/64")},
+			Goroutines: 30, OpenFiles: 12, ResidentBytes: 20 << 20, Rooms: map[string]any{},
 		},
 		flows: []nat.FlowInfo{{
 			ID: 1, Proto: nat.TCP, Client: netip.MustParseAddrPort("[2001:db8:1::2]:4000"), Anycast: netip.AddrPortFrom(aa, 7000),

@@ -16,6 +16,10 @@ type Status struct {
 	Device   string         `json:"device"`
 	MTU      int            `json:"mtu"`
 	Prefixes []netip.Prefix `json:"prefixes"`
+	// What the process itself holds; -1 where it cannot be told.
+	Goroutines    int   `json:"goroutines"`
+	OpenFiles     int   `json:"open_files"`     // file descriptors, the one of this request among them
+	ResidentBytes int64 `json:"resident_bytes"` // memory in RAM (proc(5), statm: resident)
 	// Rooms holds each room's own Stats under its name: nat, ping, resolver,
 	// stack.
 	NAT      nat.Stats      `json:"nat"`

@@ -112,6 +112,9 @@ func TestRunCarriesAndPutsBack(t *testing.T) {
 		len(status.Prefixes) != 2 || time.Since(status.Started) > patience || status.NAT.Flows != 0 {
 		t.Errorf("status: %+v, %v", status, err)
 	}
+	if status.Goroutines < 1 || status.OpenFiles < 1 || status.ResidentBytes < 1 {
+		t.Errorf("status of the process: %+v", status)
+	}
 	if ping, ok := status.Rooms["ping"].(map[string]any); !ok || ping["probes"] != 0.0 {
 		t.Errorf("status of ping: %v", status.Rooms)
 	}

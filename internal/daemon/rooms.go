@@ -102,9 +102,11 @@ func (s *source) Status() admin.Status {
 	if s.house.member != nil {
 		rooms["stun"] = s.house.member.Stats()
 	}
+	goroutines, files, resident := ownUse()
 	return admin.Status{
 		Version: s.version, PID: os.Getpid(), Started: s.started,
 		Device: s.house.host.Name(), MTU: s.house.host.MTU(), Prefixes: s.cfg.Prefixes,
+		Goroutines: goroutines, OpenFiles: files, ResidentBytes: resident,
 		NAT: s.house.translator.Stats(), Resolver: s.house.resolver.Stats(),
 		Rooms: rooms,
 	}
