@@ -121,8 +121,8 @@ func (c *kernelTCP) Reset() error {
 	return errors.Join(c.SetLinger(0), c.Close())
 }
 
-// tcpClosed is the state of a connection that has been reset or has failed
-// (linux/tcp_states.h, TCP_CLOSE).
+// tcpClosed is the state of a connection that has been reset or has failed, and
+// also of one that has ended with FIN both ways (linux/tcp_states.h, TCP_CLOSE).
 const tcpClosed = 7
 
 // AwaitReset implements [TCPConn]. The poller wakes its waiting reader at every
@@ -142,9 +142,7 @@ func (c *kernelTCP) AwaitReset(stop <-chan struct{}) (reset bool) {
 		}
 	})
 	err = raw.Read(func(fd uintptr) bool {
-		// The first byte of struct tcp_info is the state.
-		info, err := syscall.GetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_INFO)
-		reset = err != nil || info&0xff == tcpClosed
+		reset = hasFailed(int(fd))
 		return reset
 	})
 	close(ended)
@@ -154,6 +152,24 @@ func (c *kernelTCP) AwaitReset(stop <-chan struct{}) (reset bool) {
 	}
 	_ = c.SetReadDeadline(time.Time{}) // as above
 	return reset
+}
+
+// hasFailed reports whether a connection has been reset or has failed. One that
+// has ended with FIN both ways has no error; what it has received may still wait
+// to be read.
+func hasFailed(fd int) bool {
+	// The first byte of struct tcp_info is the state.
+	info, err := syscall.GetsockoptInt(fd, syscall.IPPROTO_TCP, syscall.TCP_INFO)
+	if err != nil {
+		return true
+	}
+	if info&0xff != tcpClosed {
+		return false
+	}
+	// This takes the error away (socket(7), SO_ERROR), and a writer that is too
+	// late for it is told EPIPE, which is as good.
+	errno, err := syscall.GetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_ERROR)
+	return err != nil || errno != 0
 }
 
 // control runs f on the descriptor and returns its error.

@@ -121,6 +121,51 @@ func TestKernelTCPAwaitReset(t *testing.T) {
 	}
 }
 
+// After FIN both ways the kernel calls the socket closed, as after a RST, and
+// bytes that nobody has read yet wait in it all the same.
+func TestKernelTCPEndIsNoReset(t *testing.T) {
+	for _, a := range loopbacks(t) {
+		leg, peer := dialPair(t, a)
+		if _, err := peer.Write([]byte("late")); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(leg.CloseWrite(), peer.CloseWrite()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadAll(peer); err != nil {
+			t.Fatal(err)
+		}
+		raw, err := leg.(*kernelTCP).SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for closed := false; !closed; time.Sleep(time.Millisecond) {
+			err := control(raw, func(fd int) error {
+				info, err := syscall.GetsockoptInt(fd, syscall.IPPROTO_TCP, syscall.TCP_INFO)
+				closed = info&0xff == tcpClosed
+				return err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		stop, seen := make(chan struct{}), make(chan bool)
+		go func() { seen <- leg.AwaitReset(stop) }()
+		select {
+		case <-seen:
+			t.Errorf("%v: the end was taken for a reset", a)
+		case <-time.After(50 * time.Millisecond):
+			close(stop)
+			if <-seen {
+				t.Errorf("%v: the end was taken for a reset at last", a)
+			}
+		}
+		if b, err := io.ReadAll(leg); err != nil || string(b) != "late" {
+			t.Errorf("%v: read %q, %v", a, b, err)
+		}
+	}
+}
+
 func TestKernelUDP(t *testing.T) {
 	for _, a := range loopbacks(t) {
 		peer, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, 0)))

@@ -26,8 +26,8 @@ type TCPConn interface {
 	Reset() error
 
 	// AwaitReset blocks until the connection has been reset or has failed, and
-	// reports true, or until stop is closed, and reports false. It is called
-	// only while no Read is.
+	// reports true, or until stop is closed, and reports false. To have ended
+	// with FIN both ways is neither. It is called only while no Read is.
 	AwaitReset(stop <-chan struct{}) bool
 }
 

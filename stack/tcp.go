@@ -281,8 +281,7 @@ func (c *tcpConn) AwaitReset(stop <-chan struct{}) bool {
 	c.queue.EventRegister(&entry)
 	defer c.queue.EventUnregister(&entry)
 	for {
-		switch tcp.EndpointState(c.endpoint.State()) {
-		case tcp.StateError, tcp.StateClose:
+		if c.hasFailed() {
 			return true
 		}
 		select {
@@ -293,4 +292,19 @@ func (c *tcpConn) AwaitReset(stop <-chan struct{}) bool {
 			return false
 		}
 	}
+}
+
+// hasFailed reports whether the connection has been reset or has failed. One
+// that has ended with FIN both ways is closed and has no error; what it has
+// received may still wait to be read.
+func (c *tcpConn) hasFailed() bool {
+	switch tcp.EndpointState(c.endpoint.State()) {
+	case tcp.StateError:
+		return true
+	case tcp.StateClose:
+		// A RST behind the client's FIN.
+		_, aborted := c.endpoint.LastError().(*tcpip.ErrAborted)
+		return aborted
+	}
+	return false
 }

@@ -175,6 +175,57 @@ func TestTCPResetUnblocksAReaderAndAWriter(t *testing.T) {
 	}
 }
 
+// After FIN both ways netstack calls the endpoint closed, as after some RSTs, and
+// bytes that nobody has read yet wait in it all the same.
+func TestTCPEndIsNoReset(t *testing.T) {
+	for _, reset := range []bool{false, true} {
+		ended := make(chan struct{})
+		_, w := start(t, handler{tcp: accept(t, func(c nat.TCPConn) {
+			defer close(ended)
+			endpoint := c.(*tcpConn).endpoint
+			state := func(want tcp.EndpointState) {
+				for tcp.EndpointState(endpoint.State()) != want {
+					time.Sleep(time.Millisecond)
+				}
+			}
+			if reset { // by a client that has sent FIN before
+				state(tcp.StateCloseWait)
+				_, _ = io.WriteString(c, "x")
+			} else {
+				_ = c.CloseWrite()
+			}
+			state(tcp.StateClose)
+			stop, seen := make(chan struct{}), make(chan bool)
+			go func() { seen <- c.AwaitReset(stop) }()
+			select {
+			case got := <-seen:
+				if !reset || !got {
+					t.Errorf("AwaitReset: %v, reset: %v", got, reset)
+				}
+			case <-time.After(50 * time.Millisecond):
+				if close(stop); reset || <-seen {
+					t.Errorf("AwaitReset waited, reset: %v", reset)
+				}
+			}
+			if got, err := io.ReadAll(c); !reset && (err != nil || string(got) != "late") {
+				t.Errorf("read %q, %v", got, err)
+			}
+		})}, Config{})
+		c := w.mustDial(t, tcp.ProtocolNumber, any6, 80)
+		_, _ = io.WriteString(c, "late")
+		_ = c.CloseWrite()
+		if reset {
+			if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
+				t.Errorf("client read %v", err)
+			}
+			_ = c.Reset()
+		} else if _, err := io.ReadAll(c); err != nil {
+			t.Errorf("client read %v", err)
+		}
+		<-ended
+	}
+}
+
 // rejections is what each Reason is on the wire of either family; none means
 // silence.
 var rejections = []struct {
