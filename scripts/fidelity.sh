@@ -60,21 +60,14 @@ while [ $# -gt 0 ]; do
 	shift
 done
 
-build() {
-	cd "$ROOT"
-	[ -n "${FIDELITY:-}" ] || CGO_ENABLED=0 go build -trimpath -o bin/fidelity ./scripts/fidelity
-	export FIDELITY=${FIDELITY:-$ROOT/bin/fidelity}
-	[ -z "$LIST" ] || exec "$FIDELITY" list "$ONLY"
-	"$FIDELITY" list "$ONLY" >/dev/null
-	[ -n "${AARPTUN:-}" ] || CGO_ENABLED=0 go build -trimpath -o bin/aarptun ./cmd/aarptun
-	export AARPTUN=${AARPTUN:-$ROOT/bin/aarptun}
-}
-
 # shellcheck source=scripts/lab.bash
 . "$ROOT/scripts/lab.bash"
 
 if [ -z "$INSIDE" ]; then
-	build
+	build FIDELITY:scripts/fidelity
+	[ -z "$LIST" ] || exec "$FIDELITY" list "$ONLY"
+	"$FIDELITY" list "$ONLY" >/dev/null # a pattern that matches nothing is wrong usage
+	build AARPTUN:cmd/aarptun
 	enter_namespaces "$ROOT/scripts/fidelity.sh" --inside --second "$SECOND" ${ONLY:+--only "$ONLY"} $JSON
 fi
 

@@ -43,6 +43,20 @@ cannot() {
 	exit 77
 }
 
+# build VARIABLE:PACKAGE...: builds each program that its variable does not name.
+build() {
+	local pair name
+	cd "$ROOT"
+	for pair in "$@"; do
+		name=${pair%%:*}
+		if [ -z "${!name:-}" ]; then
+			CGO_ENABLED=0 go build -trimpath -o "bin/${pair##*/}" "./${pair#*:}"
+			printf -v "$name" %s "$ROOT/bin/${pair##*/}"
+		fi
+		export "${name?}"
+	done
+}
+
 # own_run: a /run that nobody else sees, with $TMP in it, and a loopback.
 own_run() {
 	mount -t tmpfs tmpfs /run

@@ -34,18 +34,11 @@ esac
 
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 
-build() {
-	cd "$ROOT"
-	[ -n "${AARPTUN:-}" ] || CGO_ENABLED=0 go build -trimpath -o bin/aarptun ./cmd/aarptun
-	[ -n "${LAB:-}" ] || CGO_ENABLED=0 go build -trimpath -o bin/lab ./scripts/lab
-	export AARPTUN=${AARPTUN:-$ROOT/bin/aarptun} LAB=${LAB:-$ROOT/bin/lab}
-}
-
 # shellcheck source=scripts/lab.bash
 . "$ROOT/scripts/lab.bash"
 
 if [ "${1:-}" != --inside ]; then
-	build
+	build AARPTUN:cmd/aarptun LAB:scripts/lab
 	enter_namespaces "$ROOT/scripts/netns-test.sh" --inside "$MODE"
 fi
 own_run
