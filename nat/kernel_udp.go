@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"sync"
 	"syscall"
+	"time"
 	"unsafe"
 )
 
@@ -106,15 +107,31 @@ type kernelUDP struct {
 // Close implements [UDPConn].
 func (c *kernelUDP) Close() error { return c.conn.Close() }
 
+// pollPause is between two tries to wait on a socket that Go's poller gives up.
+const pollPause = time.Millisecond
+
 // Receive implements [UDPConn].
 func (c *kernelUDP) Receive() (Datagram, error) {
-	if err := c.raw.Read(c.tryReceive); err != nil {
-		return Datagram{}, c.explain(err)
+	for {
+		err := c.raw.Read(c.tryReceive)
+		switch {
+		case err == nil && c.errno == 0:
+			return c.datagram, nil
+		case err == nil:
+			return Datagram{}, c.explain(c.errno)
+		case errors.Is(err, net.ErrClosed):
+			return Datagram{}, err
+		}
+		// The poller takes an error without room to send for a broken
+		// descriptor (runtime/netpoll_epoll.go), until the next event. But it
+		// is an ICMP error that came while the send buffer was full, and the
+		// flow must not end of it.
+		var said *networkError
+		if outer := c.raw.Control(func(fd uintptr) { said = dequeueError(int(fd), c.v4) }); outer == nil && said != nil {
+			return Datagram{}, said
+		}
+		time.Sleep(pollPause)
 	}
-	if c.errno != 0 {
-		return Datagram{}, c.explain(c.errno)
-	}
-	return c.datagram, nil
 }
 
 // receive is recvmsg(2) into a room that is taken only for as long as there is
