@@ -131,7 +131,7 @@ func TestForgedErrors(t *testing.T) {
 			{memberV4, clientV4, ipv4.ICMPTypeParameterProblem, said(routerV4.String(), 12, 0, 17, syscall.EPROTO)},
 		} {
 			before := s.Stats()
-			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 			errs := make(chan error, 1)
 			go func() {
 				_, err := s.Echo(ctx, tc.ua, 0, true, []byte("what the client has sent"))

@@ -170,6 +170,16 @@ func newPath(t testing.TB) path {
 	p.member.connect("eth0", []string{"2001:db8:2::2/64", "192.0.2.130/25"}, p.router, "m0", []string{"2001:db8:2::1/64", "192.0.2.129/25"})
 	p.client.ip("-6 route add default via 2001:db8:1::1", "route add default via 192.0.2.1")
 	p.member.ip("-6 route add default via 2001:db8:2::1", "route add default via 192.0.2.129")
+	// A link that has just come up may lose what is sent.
+	s := p.client.socket(variants[0], 0)
+	for _, ua := range []netip.Addr{memberV6, memberV4} {
+		if _, err := s.Probe(within(t), ua); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
 	return p
 }
 
@@ -219,7 +229,7 @@ func run(t testing.TB, s *Socket) {
 
 // within is the time in which everything here must happen.
 func within(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -230,6 +240,18 @@ func eventually(t testing.TB, what string, done func() bool) {
 	for ctx := within(t); !done(); time.Sleep(time.Millisecond) {
 		if ctx.Err() != nil {
 			t.Fatalf("still not so: %s", what)
+		}
+	}
+}
+
+// wantStats waits until the counters are as they must be: a reply is counted
+// after it has been handed over.
+func wantStats(t testing.TB, s *Socket, right func(Stats) bool) {
+	t.Helper()
+	for ctx := within(t); !right(s.Stats()); time.Sleep(time.Millisecond) {
+		if ctx.Err() != nil {
+			t.Errorf("stats: %+v", s.Stats())
+			return
 		}
 	}
 }
@@ -253,7 +275,7 @@ func (h *host) listen() wire {
 		}
 		w.file = os.NewFile(uintptr(fd), "wire")
 		w.conn, err = w.file.SyscallConn()
-		err = errors.Join(err, unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1), w.file.SetReadDeadline(time.Now().Add(10*time.Second)))
+		err = errors.Join(err, unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1), w.file.SetReadDeadline(time.Now().Add(30*time.Second)))
 		if err != nil {
 			h.t.Fatal(err)
 		}

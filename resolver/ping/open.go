@@ -2,6 +2,7 @@ package ping
 
 import (
 	"errors"
+	"fmt"
 	"os"
 
 	"golang.org/x/net/ipv4"
@@ -111,11 +112,18 @@ func (f *family) filter(fd int) error {
 	return os.NewSyscallError("setsockopt ICMP_FILTER", unix.SetsockoptInt(fd, unix.SOL_RAW, icmpFilter, int(block)))
 }
 
+// errMark is a socket that could be opened but not used.
+var errMark = errors.New("the kernel does not let us mark sockets (SO_MARK)")
+
 func setMark(fd int, mark uint32) error {
 	if mark == 0 {
 		return nil
 	}
-	return os.NewSyscallError("setsockopt SO_MARK", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(mark)))
+	err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(mark))
+	if errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("%w: %w", errMark, err)
+	}
+	return os.NewSyscallError("setsockopt SO_MARK", err)
 }
 
 // setWhole says whether what is sent must not be fragmented, by us or on the

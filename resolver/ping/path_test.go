@@ -112,9 +112,7 @@ func TestEchoHasTheHopLimit(t *testing.T) {
 			_, err = s.Echo(within(t), memberV4, 1, false, randomData(size))
 			wantError(t, fmt.Sprintf("IPv4, 1 hop, %d bytes", size), err, said("192.0.2.1", 11, 0, 0, unix.EHOSTUNREACH))
 		}
-		if st := s.Stats(); st.ICMPErrors != 8 || st.Replies != 10 || st.Errors != 0 {
-			t.Errorf("stats: %+v", st)
-		}
+		wantStats(t, s, func(st Stats) bool { return st.ICMPErrors == 8 && st.Replies == 10 && st.Errors == 0 })
 	})
 }
 
@@ -232,9 +230,7 @@ func TestEchoAndTheSizeOfThePath(t *testing.T) {
 			}
 		}
 		// Our kernel puts its own refusals into the queue, too.
-		if st := s.Stats(); st.Malformed != 0 || st.Unmatched != 0 || st.ICMPErrors != 3 {
-			t.Errorf("stats: %+v", st)
-		}
+		wantStats(t, s, func(st Stats) bool { return st.Malformed == 0 && st.Unmatched == 0 && st.ICMPErrors == 3 })
 	})
 }
 
@@ -358,22 +354,25 @@ func TestProbeOutlastsICMPErrors(t *testing.T) {
 	eachOnPath(t, func(t *testing.T, p path, s *Socket) {
 		p.router.ip("-6 route add unreachable 2001:db8:2::2", "-4 route add unreachable 192.0.2.130")
 		for _, ua := range []netip.Addr{memberV6, memberV4} {
-			ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+			ctx, cancel := context.WithCancel(within(t))
 			before := s.Stats().ICMPErrors
-			_, err := s.Probe(ctx, ua)
+			ended := make(chan error)
+			go func() {
+				_, err := s.Probe(ctx, ua)
+				ended <- err
+			}()
+			eventually(t, "an ICMP error has come", func() bool { return s.Stats().ICMPErrors > before })
 			cancel()
+			err := <-ended
 			router := routerV6
 			if ua.Is4() {
 				router = routerV4
 			}
-			if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), router.String()+": ") {
+			if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), router.String()+": ") {
 				t.Errorf("%v: %v does not name the router %v", ua, err, router)
 			}
 			if errors.Is(err, unix.EHOSTUNREACH) || errors.Is(err, unix.ENETUNREACH) {
 				t.Errorf("%v: %v takes evidence for the verdict", ua, err)
-			}
-			if n := s.Stats().ICMPErrors - before; n != 1 {
-				t.Errorf("%v: %d ICMP errors counted", ua, n)
 			}
 		}
 		before := s.Stats()

@@ -60,12 +60,16 @@ func (s *Socket) ProbePath(ctx context.Context, aa netip.Addr, path int) (Reply,
 	timer := time.NewTimer(firstRetransmit)
 	defer timer.Stop()
 	for wait := firstRetransmit; ; wait *= 2 {
+		// A failure to ask again ends nothing: what has been asked before may
+		// be answered yet.
 		key, err := s.transmit(f, aa, p, path)
 		path++
-		if err != nil {
+		switch {
+		case err == nil:
+			keys = append(keys, key)
+		case len(keys) == 0:
 			return Reply{}, err
 		}
-		keys = append(keys, key)
 		timer.Reset(wait)
 		select {
 		case r := <-p.replies:

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -13,7 +12,8 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"golang.org/x/net/icmp"
+	"golang.org/x/net/ipv6"
 
 	"aarptun/resolver/member"
 )
@@ -38,9 +38,7 @@ func TestProbeOfLoopback(t *testing.T) {
 				t.Errorf("%v: %+v, %v", a, r, err)
 			}
 		}
-		if got, want := s.Stats(), (Stats{Probes: 2, Replies: 2}); got != want {
-			t.Errorf("stats %+v, want %+v", got, want)
-		}
+		wantStats(t, s, func(st Stats) bool { return st == Stats{Probes: 2, Replies: 2} })
 	})
 }
 
@@ -113,13 +111,39 @@ func TestProbeIsSentAgain(t *testing.T) {
 			if len(nonces) != 3 {
 				t.Errorf("%d nonces in 3 transmissions", len(nonces))
 			}
-			if st := s.Stats(); st.Probes < 3 || st.Replies == 0 {
-				t.Errorf("stats: %+v", st)
-			}
+			wantStats(t, s, func(st Stats) bool { return st.Probes >= 3 && st.Replies >= 1 })
 			if n := len(s.v6.probes); n != 0 {
 				t.Errorf("%d transmissions are still waited for", n)
 			}
 		})
+	}
+}
+
+// What has been asked may be answered, though there is no room, or no route, to
+// ask again.
+func TestProbeThatCannotBeSentAgain(t *testing.T) {
+	p := newPath(t)
+	s := p.client.socket(variants[0], 0)
+	f := p.member.forger()
+	w := p.member.listen()
+	replies := make(chan Reply, 1)
+	ctx := within(t)
+	go func() {
+		r, err := s.Probe(ctx, memberV6)
+		if err != nil {
+			t.Error(err)
+		}
+		replies <- r
+	}()
+	asked := w.request(t, true)
+	p.client.ip("-6 route add prohibit 2001:db8:2::2")
+	eventually(t, "asking again has failed", func() bool { return s.Stats().Errors > 0 })
+	f.send(t, clientV6, ipv6.ICMPTypeEchoReply, &icmp.Echo{ID: asked.id, Seq: asked.seq, Data: asked.data})
+	if r := <-replies; r.From != memberV6 {
+		t.Errorf("the answer is from %v", r.From)
+	}
+	if len(s.v6.probes) != 0 {
+		t.Error("it is still waited for")
 	}
 }
 
@@ -170,22 +194,22 @@ func TestProbeEndsWithItsContext(t *testing.T) {
 func TestThousandsAtOnce(t *testing.T) {
 	const each = 1500
 	eachVariant(t, func(t *testing.T, h *host, s *Socket) {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
-		var wg sync.WaitGroup
-		var unfound, lost atomic.Int64
+		var probes, echoes sync.WaitGroup
+		var lost atomic.Int64
 		for i := range each {
 			for _, a := range loopbacks {
-				wg.Go(func() {
+				probes.Go(func() {
 					if r, err := s.Probe(ctx, a); err != nil || r.From != a {
-						unfound.Add(1)
+						t.Errorf("%v: %+v, %v", a, r, err)
 					}
 				})
-				wg.Go(func() {
+				echoes.Go(func() {
 					data := fmt.Sprintf("echo %d", i)
 					got, err := s.Echo(ctx, a, 0, i%2 == 0, []byte(data))
 					switch {
-					case errors.Is(err, context.DeadlineExceeded):
+					case errors.Is(err, context.Canceled):
 						lost.Add(1)
 					case err != nil || string(got) != data:
 						t.Errorf("%q: %q, %v", data, got, err)
@@ -193,11 +217,20 @@ func TestThousandsAtOnce(t *testing.T) {
 				})
 			}
 		}
-		wg.Wait()
-		if n, drops := lost.Load(), h.drops(); unfound.Load() != 0 || n > drops {
-			t.Errorf("%d probes and %d echoes were not answered; the kernel had no room for %d replies", unfound.Load(), n, drops)
+		probes.Wait() // those whose replies were lost have asked again
+		eventually(t, "each reply is there, or was dropped by the kernel", func() bool {
+			st := s.Stats()
+			return st.Relayed == 2*each && st.Replies+st.Unmatched+uint64(h.drops()) >= st.Relayed+st.Probes
+		})
+		drops := h.drops()
+		if drops != 0 {
+			cancel()
 		}
-		if st := s.Stats(); st.Relayed != 2*each || st.Probes < 2*each || st.Errors+st.Busy+st.Malformed != 0 {
+		echoes.Wait()
+		if n := lost.Load(); n > drops {
+			t.Errorf("%d echoes were not answered; the kernel had no room for %d replies", n, drops)
+		}
+		if st := s.Stats(); st.Probes < 2*each || st.Errors+st.Busy+st.Malformed != 0 {
 			t.Errorf("stats: %+v", st)
 		}
 		if n := len(s.v4.probes) + len(s.v6.probes) + len(s.v4.relayed) + len(s.v6.relayed); n != 0 {
@@ -229,8 +262,8 @@ func TestBusyAtTheLimit(t *testing.T) {
 				return len(s.v6.probes) + len(s.v6.relayed)
 			}
 			for range tc.limit {
-				// Probes that are sent again take more of the room, so some
-				// of these may find none.
+				// On a slow machine probes that are sent again take some of
+				// the room already, and there is none for the last.
 				wg.Go(func() {
 					if err := tc.ask(ctx, s, netip.MustParseAddr("2001:db8::2")); errors.Is(err, ErrBusy) {
 						busy.Add(1)
@@ -250,8 +283,8 @@ func TestBusyAtTheLimit(t *testing.T) {
 			stop()
 			cancel()
 			wg.Wait()
-			if got := s.Stats().Busy; got != uint64(busy.Load())+1 {
-				t.Errorf("busy is counted %d times, want %d", got, busy.Load()+1)
+			if got := s.Stats().Busy; got < uint64(busy.Load())+1 {
+				t.Errorf("busy is counted %d times, at least %d were refused", got, busy.Load()+1)
 			}
 			if n := waiting(); n != 0 {
 				t.Errorf("%d are still waited for", n)
@@ -288,122 +321,4 @@ func TestCloseLetsGo(t *testing.T) {
 			t.Errorf("%s: after Close: %v", v.name, err)
 		}
 	}
-}
-
-// Marked packets take another table than the rest, as they do on a host with a
-// TUN.
-func TestMarkedSocketsBypassTheTUN(t *testing.T) {
-	const mark = 0xaa
-	p := newPath(t)
-	for _, family := range []string{"-6", "-4"} {
-		p.client.ip(family+" route add prohibit default table 170", family+" rule add not fwmark 0xaa lookup 170 priority 17000")
-	}
-	for _, v := range variants {
-		marked, plain := p.client.socket(v, mark), p.client.socket(v, 0)
-		for _, a := range []netip.Addr{memberV6, memberV4} {
-			if r, err := marked.Probe(within(t), a); err != nil || r.From != a {
-				t.Errorf("%s: marked: %+v, %v", v.name, r, err)
-			}
-			if _, err := plain.Probe(within(t), a); !errors.Is(err, syscall.EACCES) {
-				t.Errorf("%s: not marked: %v", v.name, err)
-			}
-			family, err := marked.familyOf(a)
-			if err != nil {
-				t.Fatal(err)
-			}
-			// The path's MTU must be asked for on the same way.
-			if mtu, err := family.paths.mtu(a); err != nil || mtu != 1500 {
-				t.Errorf("%s: path MTU %d, %v", v.name, mtu, err)
-			}
-		}
-	}
-}
-
-func TestMissingFamily(t *testing.T) {
-	h := newHost(t)
-	var v4 *family
-	h.on(func() {
-		var err error
-		if v4, err = openSocket(false, true, 0); err != nil {
-			t.Fatal(err)
-		}
-	})
-	s := newSocket(v4, nil)
-	run(t, s)
-	for _, a := range []netip.Addr{netip.IPv6Loopback(), {}, netip.MustParseAddr("::ffff:127.0.0.1")} {
-		if _, err := s.Probe(within(t), a); !errors.Is(err, ErrNoFamily) || !errors.Is(err, syscall.EAFNOSUPPORT) {
-			t.Errorf("probe of %v: %v", a, err)
-		}
-		if _, err := s.Echo(within(t), a, 0, false, nil); !errors.Is(err, ErrNoFamily) {
-			t.Errorf("echo to %v: %v", a, err)
-		}
-	}
-	if r, err := s.Probe(within(t), loopbacks[1]); err != nil || r.From != loopbacks[1] {
-		t.Errorf("the family that is there: %+v, %v", r, err)
-	}
-}
-
-// dropCap takes a capability from the test's thread, which keeps the others.
-func dropCap(t *testing.T, capability int) {
-	t.Helper()
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if err := unix.Capget(&header, &data[0]); err != nil {
-		t.Fatal(err)
-	}
-	data[capability/32].Effective &^= 1 << (capability % 32)
-	if err := unix.Capset(&header, &data[0]); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func TestOpenByPrivilege(t *testing.T) {
-	t.Run("with CAP_NET_RAW", func(t *testing.T) {
-		newHost(t)
-		s, err := Open(Config{Mark: 1})
-		if err != nil {
-			t.Fatal(err)
-		}
-		run(t, s)
-		if !s.v4.raw || !s.v6.raw {
-			t.Error("not raw")
-		}
-	})
-	t.Run("in the ping group", func(t *testing.T) {
-		newHost(t).allowPing()
-		dropCap(t, unix.CAP_NET_RAW)
-		s, err := Open(Config{Mark: 1}) // CAP_NET_ADMIN is still there
-		if err != nil {
-			t.Fatal(err)
-		}
-		run(t, s)
-		if s.v4.raw || s.v6.raw {
-			t.Error("raw")
-		}
-		for _, a := range loopbacks {
-			if r, err := s.Probe(within(t), a); err != nil || r.From != a {
-				t.Errorf("%+v, %v", r, err)
-			}
-		}
-	})
-	t.Run("with neither", func(t *testing.T) {
-		newHost(t)
-		dropCap(t, unix.CAP_NET_RAW)
-		if _, err := Open(Config{}); !errors.Is(err, os.ErrPermission) || !strings.Contains(err.Error(), "ping_group_range") {
-			t.Errorf("%v", err)
-		}
-	})
-	t.Run("no mark allowed", func(t *testing.T) {
-		newHost(t).allowPing()
-		dropCap(t, unix.CAP_NET_RAW)
-		dropCap(t, unix.CAP_NET_ADMIN)
-		if _, err := Open(Config{Mark: 1}); !errors.Is(err, os.ErrPermission) || !strings.Contains(err.Error(), "SO_MARK") {
-			t.Errorf("%v", err)
-		}
-		s, err := Open(Config{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		run(t, s)
-	})
 }

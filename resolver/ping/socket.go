@@ -87,6 +87,9 @@ func Open(c Config) (*Socket, error) {
 	v4, err4 := openFamily(false, c.Mark)
 	if v4 == nil && v6 == nil {
 		cause := errors.Join(err6, err4)
+		if errors.Is(cause, errMark) {
+			return nil, fmt.Errorf("ping: %w: run as root or with CAP_NET_ADMIN: %w", errMark, os.ErrPermission)
+		}
 		if errors.Is(err6, os.ErrPermission) && errors.Is(err4, os.ErrPermission) {
 			cause = os.ErrPermission // the kernel has said so four times
 		}
