@@ -14,6 +14,7 @@ cut_in() {
 	ip -n router link set c0 up
 	ip -n wire link set c0 up
 	ip -n wire link set r0 up
+	ip -n client neigh flush dev eth0 # the router's Ethernet address is another now
 }
 
 # lying LIE AA OTHER NAME [FLAGS]: the liar begins; truth ends it.
