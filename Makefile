@@ -1,5 +1,5 @@
 # One line a target; `make demo` and `make test` do their own set-up.
-.PHONY: all build demo test fidelity members lint fuzz clean
+.PHONY: all build demo test fidelity members attack lint fuzz clean
 
 all: build
 
@@ -8,6 +8,8 @@ build: ; CGO_ENABLED=0 go build -trimpath -o bin/aarptun ./cmd/aarptun
 demo: ; scripts/netns-test.sh --demo
 
 members: ; scripts/members-test.sh
+
+attack: ; scripts/attack.sh
 
 test: ; scripts/test.sh
 

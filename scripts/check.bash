@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Assertions, one line each; sourced by netns-test.sh and members-test.sh.
+# Assertions, one line each; sourced by netns-test.sh, members-test.sh and attack.sh.
 
 PASSED=0 FAILED=0
 

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# The network of the end-to-end tests: sourced by netns-test.sh, members-test.sh
-# and fidelity.sh, which live in namespaces of their own.
+# The network of the end-to-end tests: sourced by netns-test.sh, members-test.sh,
+# attack.sh and fidelity.sh, which live in namespaces of their own.
 #
 #	client -- router -- m1
 #	                 \- m2

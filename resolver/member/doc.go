@@ -28,9 +28,9 @@
 // key answered this question about this AA; a pinned public key proves that the
 // member itself did, for the signature covers the question, AA, UA and a time.
 // Without keys the answer could come from anybody on the path. Then the prober
-// asks UA itself whether it serves AA, so that nobody can turn flows to a host
-// that does not expect them. An answer that fails a check is counted and
-// forgotten, and the wait for a better one goes on.
+// asks UA itself whether it serves AA, so that nobody who is not on the path to
+// UA as well can turn flows to a host that does not expect them. An answer that
+// fails a check is counted and forgotten, and the wait for a better one goes on.
 //
 // The Responder never answers with more bytes than it was asked with, and says
 // nothing to whoever cannot show the key, asks too often, or asks while the

@@ -1,6 +1,6 @@
 // Command lab is every host of the end-to-end lab but the translator: the
-// servers, the clients that check each byte, ping, and the ear on the router's
-// wire. It needs nothing that a fresh machine has not.
+// servers, the clients that check each byte, ping, the ear on the router's
+// wire, and the attackers off and on the path. It needs nothing that a fresh machine has not.
 package main
 
 import (
@@ -22,6 +22,8 @@ var commands = map[string]func(args []string) error{
 	"ping":      ping,
 	"wire":      wire,
 	"stream":    stream,
+	"forge":     forge,
+	"intercept": intercept,
 }
 
 func main() {
