@@ -9,10 +9,13 @@ import (
 
 // Memory is flat when the median of the last fifth of the run is no more than
 // that of the second fifth, a tenth and a few MiB for what a garbage collector
-// leaves lying about. A leak of 1 KiB a flow is over it within ten minutes.
+// leaves lying about, and the price of each flow that there is more: a run must
+// last for minutes before as many idle flows end as begin. A leak of 1 KiB a
+// flow is over it within ten minutes.
 const (
 	growthPart  = 10
 	growthBytes = 8 << 20
+	flowBytes   = 48 << 10
 )
 
 // report prints what happened, one line for each thing that is asked for, and
@@ -65,10 +68,12 @@ func (s *soak) flat() bool {
 		part := s.watch.memory[len(s.watch.memory)*i/points : len(s.watch.memory)*(i+1)/points]
 		series = append(series, fmt.Sprint(median(part)>>20))
 	}
-	early, late := median(fifth(s.watch.memory, 1)), median(fifth(s.watch.memory, 4))
-	bound := early + early/growthPart + growthBytes
 	fmt.Printf("resident memory over time, MiB: %s\n", strings.Join(series, " "))
-	fmt.Printf("median of its second fifth %.1f MiB, of its last %.1f, which may be %.1f\n", mib(early), mib(late), mib(bound))
+	early, late := median(fifth(s.watch.memory, 1)), median(fifth(s.watch.memory, 4))
+	fewer, more := median(fifth(s.watch.flows, 1)), median(fifth(s.watch.flows, 4))
+	bound := early + early/growthPart + growthBytes + max(0, more-fewer)*flowBytes
+	fmt.Printf("median of its second fifth %.1f MiB with %d flows, of its last %.1f with %d; it may be %.1f: %d%% and %d MiB more, and %d KiB a flow\n",
+		mib(early), fewer, mib(late), more, mib(bound), 100/growthPart, growthBytes>>20, flowBytes>>10)
 	return early > 0 && late <= bound
 }
 

@@ -19,6 +19,7 @@ type watch struct {
 	polls  int
 	bound  map[uint64]netip.Addr // flow to member, of the flows that are there
 	memory []int64               // resident bytes, once a second
+	flows  []int64               // how many there were, likewise
 	most   admin.Status          // with the most flows
 }
 
@@ -54,6 +55,7 @@ func (w *watch) poll(ctx context.Context, sample bool) error {
 	}
 	if sample {
 		w.memory = append(w.memory, status.ResidentBytes)
+		w.flows = append(w.flows, int64(status.NAT.Flows))
 	}
 	if status.NAT.Flows > w.most.NAT.Flows {
 		w.most = status
