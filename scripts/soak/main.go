@@ -13,7 +13,9 @@ import (
 
 // commands are run by name with the rest of the command line.
 var commands = map[string]func(args []string) error{
-	"run": run,
+	"run":   run,
+	"flood": floodWith,
+	"send":  send,
 }
 
 func main() {

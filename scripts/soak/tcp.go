@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -137,4 +138,59 @@ func (f *flow) shortTCP(size int, abort bool) (int64, error) {
 		return 0, fmt.Errorf("behind the last byte: %w", err)
 	}
 	return int64(size), nil
+}
+
+// bulkTCP sends chunk after chunk while it reads them back, until ctx ends; told
+// is called with each number of bytes that came back the same.
+func (f *flow) bulkTCP(ctx context.Context, chunk int, told func(int)) error {
+	conn, reader, err := f.dialTCP()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }() // every byte has been checked by then
+	if err := conn.SetDeadline(time.Time{}); err != nil {
+		return err
+	}
+	wrote := make(chan error, 1)
+	go func() {
+		sent, out := newPattern(f.id), make([]byte, chunk)
+		for ctx.Err() == nil {
+			sent.next(out)
+			if err := conn.SetWriteDeadline(time.Now().Add(patience)); err != nil {
+				wrote <- err
+				return
+			}
+			if _, err := conn.Write(out); err != nil {
+				wrote <- err
+				return
+			}
+		}
+		wrote <- conn.CloseWrite()
+	}()
+	err = f.expect(conn, reader, chunk, told)
+	if err != nil {
+		_ = conn.Close() // lets go of the writer
+	}
+	return errors.Join(err, <-wrote)
+}
+
+// expect reads the flow's bytes until FIN.
+func (f *flow) expect(conn *net.TCPConn, reader io.Reader, chunk int, told func(int)) error {
+	expected, want, got := newPattern(f.id), make([]byte, chunk), make([]byte, chunk)
+	for {
+		if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
+			return err
+		}
+		n, err := io.ReadFull(reader, got)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("%d of %d bytes, then: %w", n, chunk, err)
+		}
+		if expected.next(want); !bytes.Equal(got, want) {
+			return errCorrupt
+		}
+		told(n)
+	}
 }
