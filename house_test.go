@@ -28,6 +28,7 @@ var rooms = map[string][]string{
 	"resolver/member":  {},
 	"scripts/lab":      {},
 	"scripts/fidelity": {},
+	"scripts/soak":     {"internal/admin", "nat"},
 }
 
 // homes says where each big library lives: it is imported in one room only, so
@@ -46,7 +47,7 @@ var homes = map[string][]string{
 	"github.com/spf13/pflag":          {"cmd/aarptun"},
 	"golang.org/x/sync":               {"internal/daemon", "resolver"},
 	"golang.org/x/time":               {"resolver", "resolver/member", "stack"},
-	"golang.org/x/sys":                {"tun", "resolver/ping", "resolver/member", "scripts/lab", "scripts/fidelity"},
+	"golang.org/x/sys":                {"tun", "resolver/ping", "resolver/member", "scripts/lab", "scripts/fidelity", "scripts/soak"},
 	"github.com/pion/stun":            {"resolver/member"},
 	"go.uber.org/goleak":              {},
 	"github.com/rogpeppe/go-internal": {},

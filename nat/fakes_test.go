@@ -80,6 +80,7 @@ type fakeTCP struct {
 	accepted  chan struct{}
 	told      chan Refusal
 	acceptErr error
+	absent    bool // Accept waits in vain
 }
 
 func newFakeTCP() *fakeTCP {
@@ -87,7 +88,11 @@ func newFakeTCP() *fakeTCP {
 	return &fakeTCP{client: client, inside: inside, accepted: make(chan struct{}), told: make(chan Refusal, 1)}
 }
 
-func (s *fakeTCP) Accept() (TCPConn, error) {
+func (s *fakeTCP) Accept(ctx context.Context) (TCPConn, error) {
+	if s.absent {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
 	if s.acceptErr != nil {
 		return nil, s.acceptErr
 	}

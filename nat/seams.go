@@ -37,8 +37,9 @@ type TCPInside interface {
 	// Meta returns what the SYN's IP header says.
 	Meta() Meta
 
-	// Accept completes the client's handshake and blocks until it has.
-	Accept() (TCPConn, error)
+	// Accept completes the client's handshake and blocks until it has, or
+	// until ctx ends.
+	Accept(ctx context.Context) (TCPConn, error)
 
 	// Reject answers the SYN the way the network would have.
 	Reject(Refusal)

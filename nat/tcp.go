@@ -33,7 +33,7 @@ func (t *Translator) ServeTCP(ctx context.Context, tuple Tuple, in TCPInside) {
 		return
 	}
 	f.setState(Accepting)
-	inside, err := in.Accept()
+	inside, err := t.accept(ctx, in)
 	if err != nil {
 		t.stats.gaveUp.Add(1)
 		t.log.Debug("client did not complete its handshake", "flow", tuple, "err", err)
@@ -50,6 +50,14 @@ func (t *Translator) ServeTCP(ctx context.Context, tuple Tuple, in TCPInside) {
 	}
 	t.log.Debug("flow ended", "flow", tuple, "member", f.memberOrZero(), "id", f.id,
 		"bytes_out", f.sent.Load(), "bytes_in", f.got.Load(), "err", err)
+}
+
+// accept waits for the client, but not for long: it has sent a SYN, and knows no
+// better than to answer ours if it is there at all.
+func (t *Translator) accept(ctx context.Context, in TCPInside) (TCPConn, error) {
+	ctx, cancel := context.WithTimeout(ctx, t.timeouts.Handshake)
+	defer cancel()
+	return in.Accept(ctx)
 }
 
 // suspectAfter gives up the pin of a member that died under a flow, so that new

@@ -168,6 +168,36 @@ func established(t *testing.T, tr *Translator, ctx context.Context, tuple Tuple,
 	return syn.client, <-members
 }
 
+// A forged SYN is not waited for as long as a member, and not at all in a stop.
+func TestTCPHandshakeIsNotWaitedForLong(t *testing.T) {
+	for _, stopped := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			members := make(chan leg, 1)
+			n := &fakeNet{serve: map[netip.Addr]serveFunc{testU1: accept(members)}}
+			tr := newTestTranslator(t, &fakeResolver{members: []netip.Addr{testU1}}, n, nil, Limits{})
+			syn := newFakeTCP()
+			syn.absent = true
+			start, want := time.Now(), DefaultTimeouts().Handshake
+			if stopped {
+				want = 3 * time.Second
+				time.AfterFunc(time.Second, func() {
+					ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+					defer cancel()
+					_ = tr.Drain(ctx) // the flow has to be cut
+				})
+			}
+			tr.ServeTCP(t.Context(), testTuple(TCP, 4000, 80), syn)
+			if took := time.Since(start); took != want {
+				t.Errorf("stopped %v: it ended after %v, want %v", stopped, took, want)
+			}
+			if _, err := (<-members).Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("the member saw %v, want a reset", err)
+			}
+			synctest.Wait()
+		})
+	}
+}
+
 func TestTCPEndings(t *testing.T) {
 	for _, tc := range []struct {
 		name  string

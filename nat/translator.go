@@ -18,6 +18,8 @@ type Timeouts struct {
 	FirstDial time.Duration
 	// Dial bounds both attempts together.
 	Dial time.Duration
+	// Handshake bounds the wait for the client's ACK of our SYN-ACK.
+	Handshake time.Duration
 	// UDPIdle ends a UDP flow when nothing has moved for so long.
 	UDPIdle time.Duration
 	// DNSIdle is UDPIdle for port 53.
@@ -34,6 +36,7 @@ func DefaultTimeouts() Timeouts {
 	return Timeouts{
 		FirstDial: 2 * time.Second,   // SYN and a retransmission or two (RFC 6298 section 2)
 		Dial:      127 * time.Second, // Linux: tcp_syn_retries = 6
+		Handshake: 20 * time.Second,  // after SYN-ACKs at 0, 1, 3, 7 and 15 s (RFC 6298 section 5)
 		UDPIdle:   300 * time.Second, // RFC 4787 section 4.3: recommended 5 minutes, never under 2
 		DNSIdle:   30 * time.Second,  // one question, one answer
 		Echo:      10 * time.Second,
@@ -46,7 +49,7 @@ func (t Timeouts) validate() error {
 		name  string
 		value time.Duration
 	}{
-		{"FirstDial", t.FirstDial}, {"Dial", t.Dial}, {"UDPIdle", t.UDPIdle},
+		{"FirstDial", t.FirstDial}, {"Dial", t.Dial}, {"Handshake", t.Handshake}, {"UDPIdle", t.UDPIdle},
 		{"DNSIdle", t.DNSIdle}, {"Echo", t.Echo}, {"EchoIdle", t.EchoIdle},
 	} {
 		if field.value <= 0 {

@@ -217,13 +217,22 @@ func (r *Resolver) lookup(ctx context.Context, client, aa netip.Addr) (Pin, erro
 		return r.settle(f, client, now)
 	}
 	r.stats.misses.Add(1)
-	select {
-	case result := <-r.ask(aa, func() bool { return r.cache.find(&r.selector, client, aa, time.Now()).ok }):
-		return r.answered(client, aa, result)
-	case <-ctx.Done():
-		return Pin{}, fmt.Errorf("resolver: gave up waiting for %v: %w", aa, ctx.Err())
+	for {
+		select {
+		case result := <-r.ask(aa, func() bool { return r.cache.find(&r.selector, client, aa, time.Now()).ok }):
+			if pin, err := r.answered(client, aa, result); err != errNeedless {
+				return pin, err
+			}
+			// What made the probe needless has expired since.
+		case <-ctx.Done():
+			return Pin{}, fmt.Errorf("resolver: gave up waiting for %v: %w", aa, ctx.Err())
+		}
 	}
 }
+
+// errNeedless is the result of a probe that was left out: what it could have
+// found is in the cache.
+var errNeedless = errors.New("resolver: needless")
 
 // settle makes a pin of what was found, and keeps the client on it.
 func (r *Resolver) settle(f found, client netip.Addr, now time.Time) (Pin, error) {
@@ -241,7 +250,8 @@ func (r *Resolver) settle(f found, client netip.Addr, now time.Time) (Pin, error
 }
 
 // answered is the end of a wait for a probe. What it has found is in the
-// cache, unless there was no room.
+// cache, unless there was no room, or it took so long to hear of it that it has
+// expired: it was asked for and is used all the same.
 func (r *Resolver) answered(client, aa netip.Addr, result singleflight.Result) (Pin, error) {
 	now := time.Now()
 	if f := r.cache.find(&r.selector, client, aa, now); f.ok {
@@ -251,9 +261,11 @@ func (r *Resolver) answered(client, aa netip.Addr, result singleflight.Result) (
 		return Pin{}, result.Err
 	}
 	var g group
-	g.learn(result.Val.([]Pin), now, 0)
-	r.selector.rank(&g, now)
-	k := r.selector.choose(&g, client, now, good)
+	pins := result.Val.([]Pin)
+	then := slices.MinFunc(pins, func(a, b Pin) int { return a.Learned.Compare(b.Learned) }).Learned
+	g.learn(pins, then, 0)
+	r.selector.rank(&g, then)
+	k := r.selector.choose(&g, client, then, good)
 	if k == nil {
 		return Pin{}, fmt.Errorf("%w: %v", ErrNoAnswer, aa) // a member that answered for no time at all
 	}
@@ -280,7 +292,7 @@ func (r *Resolver) ask(aa netip.Addr, needless func() bool) <-chan singleflight.
 		}
 		defer r.probes.Done()
 		if needless() {
-			return []Pin{}, ErrNoAnswer // who waits looks into the cache first
+			return []Pin{}, errNeedless
 		}
 		policy, ok := r.policyFor(aa)
 		if !ok {

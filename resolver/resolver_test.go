@@ -136,6 +136,31 @@ func TestFailedRenewalLeavesThePin(t *testing.T) {
 	})
 }
 
+// A busy host may not get to run for longer than a pin lives.
+func TestAnAnswerThatIsHeardOfLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &script{name: "icmp", answer: after(time.Millisecond, ua1)}
+		r := newTest(t, Config{Probers: []Prober{p}, TTL: time.Second})
+		// late is a probe of others, whose result comes when it has expired.
+		late := func(pins []Pin, err error) {
+			r.flight.DoChan(aa.String(), func() (any, error) {
+				time.Sleep(time.Second)
+				return pins, err
+			})
+			synctest.Wait()
+		}
+		late(nil, errNeedless)
+		if got := resolve(t, r); got != ua1 || p.asked.Load() != 1 {
+			t.Errorf("of a probe that was left out: %v after %d probes", got, p.asked.Load())
+		}
+		time.Sleep(2 * time.Second)
+		late([]Pin{{Anycast: aa, Member: ua2, Learned: time.Now(), Expires: time.Now().Add(time.Millisecond)}}, nil)
+		if got := resolve(t, r); got != ua2 || p.asked.Load() != 1 {
+			t.Errorf("of a probe that found a member: %v after %d probes", got, p.asked.Load())
+		}
+	})
+}
+
 func TestManyCallersOneProbe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &script{name: "icmp", answer: after(50*time.Millisecond, ua1)}

@@ -21,6 +21,10 @@ UA1=2001:db8:11::2
 UA2=2001:db8:12::2
 UA1_4=192.0.2.2
 UA2_4=192.0.2.130
+AA3=2001:db8:aa::3 # of the steady member, which never dies
+AA3_4=198.51.100.3
+UA3=2001:db8:13::2
+UA3_4=198.18.3.2
 CLIENT=2001:db8:1::2
 PORT=7000
 
@@ -101,7 +105,7 @@ build_lab() {
 	set_sysctl router ipv4.ip_forward 1
 	connect client eth0 $CLIENT 203.0.113.2 router c0 2001:db8:1::1 203.0.113.1
 	connect m1 eth0 $UA1 $UA1_4 router m1 2001:db8:11::1 192.0.2.1
-	connect m2 eth0 $UA2 192.0.2.130 router m2 2001:db8:12::1 192.0.2.129
+	connect m2 eth0 $UA2 $UA2_4 router m2 2001:db8:12::1 192.0.2.129
 	for ns in client:2001:db8:1::1,203.0.113.1 m1:2001:db8:11::1,192.0.2.1 m2:2001:db8:12::1,192.0.2.129; do
 		local gateways=${ns#*:}
 		ip -n "${ns%%:*}" route add default via "${gateways#*,}"
@@ -109,6 +113,17 @@ build_lab() {
 	done
 	ip -n router -6 route add $DEAD/128 via $UA1
 	route_to 1
+}
+
+# add_steady_member: a third member, whose anycast addresses are not on the
+# network: they are in the configuration of who wants them.
+add_steady_member() {
+	ip netns add m3
+	set_sysctl m3 ipv6.conf.all.accept_dad 0
+	ip -n m3 link set lo up
+	connect m3 eth0 $UA3 $UA3_4 router m3 2001:db8:13::1 198.18.3.1
+	ip -n m3 route add default via 198.18.3.1
+	ip -n m3 -6 route add default via 2001:db8:13::1
 }
 
 # route_to N: from now on the network delivers AA to member N.

@@ -26,7 +26,7 @@ const (
 // later. It reports false for every other packet.
 func (s *Stack) holdBack(p packet, b []byte) bool {
 	id, ok := synID(p, b)
-	if !ok || !s.isEnding(p, id) {
+	if !ok || !s.isEnding(id) {
 		return false
 	}
 	if s.held.Add(1) > maxHeldSYN || !s.begin() {
@@ -44,7 +44,7 @@ func (s *Stack) holdBack(p packet, b []byte) bool {
 			case <-s.life.Done():
 				return
 			}
-			if !s.isEnding(p, id) {
+			if !s.isEnding(id) {
 				break
 			}
 		}
@@ -69,13 +69,9 @@ func synID(p packet, b []byte) (id gstack.TransportEndpointID, ok bool) {
 }
 
 // isEnding reports whether the tuple's endpoint has nothing left to say.
-func (s *Stack) isEnding(p packet, id gstack.TransportEndpointID) bool {
-	proto := header.IPv6ProtocolNumber
-	if p.dst.Is4() {
-		proto = header.IPv4ProtocolNumber
-	}
-	endpoint, ok := s.net.FindTransportEndpoint(proto, tcp.ProtocolNumber, id, nicID).(*tcp.Endpoint)
-	if !ok {
+func (s *Stack) isEnding(id gstack.TransportEndpointID) bool {
+	endpoint := s.endpoint(id)
+	if endpoint == nil {
 		return false
 	}
 	switch endpoint.EndpointState() {
@@ -83,4 +79,14 @@ func (s *Stack) isEnding(p packet, id gstack.TransportEndpointID) bool {
 		return true
 	}
 	return false
+}
+
+// endpoint returns netstack's end of a connection, or nil.
+func (s *Stack) endpoint(id gstack.TransportEndpointID) *tcp.Endpoint {
+	proto := header.IPv6ProtocolNumber
+	if id.LocalAddress.Len() == header.IPv4AddressSize {
+		proto = header.IPv4ProtocolNumber
+	}
+	endpoint, _ := s.net.FindTransportEndpoint(proto, tcp.ProtocolNumber, id, nicID).(*tcp.Endpoint)
+	return endpoint
 }

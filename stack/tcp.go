@@ -159,9 +159,11 @@ func (in *tcpInside) complete(sendReset bool) {
 }
 
 // Accept implements [nat.TCPInside].
-func (in *tcpInside) Accept() (nat.TCPConn, error) {
+func (in *tcpInside) Accept(ctx context.Context) (nat.TCPConn, error) {
 	queue := new(waiter.Queue)
+	stop := in.abortWith(ctx)
 	endpoint, err := in.request.CreateEndpoint(queue)
+	stop()
 	in.complete(false)
 	if err != nil {
 		return nil, fmt.Errorf("stack: handshake: %w", errnoOf(err))
@@ -182,6 +184,36 @@ func (in *tcpInside) Accept() (nat.TCPConn, error) {
 	}
 	return &tcpConn{newConn(endpoint, queue)}, nil
 }
+
+// abortWith ends the handshake with ctx, until stop has been called and has
+// returned. The endpoint is netstack's own while it waits for the client, but it
+// is known by its id, sooner or later.
+func (in *tcpInside) abortWith(ctx context.Context) (stop func()) {
+	over, ended := make(chan struct{}), make(chan struct{})
+	unregister := context.AfterFunc(ctx, func() {
+		defer close(ended)
+		for {
+			if endpoint := in.s.endpoint(in.id); endpoint != nil {
+				endpoint.Abort()
+			}
+			select {
+			case <-over:
+				return
+			case <-time.After(abortAgain):
+			}
+		}
+	})
+	return func() {
+		close(over)
+		if !unregister() {
+			<-ended
+		}
+	}
+}
+
+// abortAgain is how long after an attempt to end a handshake, which may have
+// been too early, the next is made.
+const abortAgain = 10 * time.Millisecond
 
 // Meta implements [nat.TCPInside].
 func (in *tcpInside) Meta() nat.Meta { return in.syn.meta }

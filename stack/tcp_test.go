@@ -22,7 +22,7 @@ import (
 // accept makes a TCP handler of what happens to an accepted connection.
 func accept(t testing.TB, serve func(nat.TCPConn)) func(context.Context, nat.Tuple, nat.TCPInside) {
 	return func(_ context.Context, _ nat.Tuple, in nat.TCPInside) {
-		c, err := in.Accept()
+		c, err := in.Accept(context.Background())
 		if err != nil {
 			t.Errorf("Accept: %v", err)
 			return
@@ -359,7 +359,7 @@ func TestTCPHandshakeLimit(t *testing.T) {
 func TestCloseEndsAHandshakeUnderWay(t *testing.T) {
 	ended := make(chan error, 1)
 	s, w := start(t, handler{tcp: func(_ context.Context, _ nat.Tuple, in nat.TCPInside) {
-		_, err := in.Accept() // whose SYN-ACK nobody answers
+		_, err := in.Accept(context.Background()) // whose SYN-ACK nobody answers
 		ended <- err
 	}}, Config{})
 	// The client's own netstack must not answer the SYN-ACK with RST.
@@ -373,6 +373,35 @@ func TestCloseEndsAHandshakeUnderWay(t *testing.T) {
 	}
 	if err := <-ended; err == nil {
 		t.Error("Accept succeeded without the client")
+	}
+}
+
+func TestHandshakeEndsWithItsContext(t *testing.T) {
+	for _, before := range []bool{true, false} {
+		ended := make(chan error, 1)
+		ctx, cancel := context.WithCancel(t.Context())
+		s, w := start(t, handler{tcp: func(_ context.Context, _ nat.Tuple, in nat.TCPInside) {
+			if before {
+				cancel()
+			}
+			_, err := in.Accept(ctx) // whose SYN-ACK nobody answers
+			ended <- err
+		}}, Config{})
+		// The client's own netstack must not answer the SYN-ACK with RST.
+		if err := w.client.DisableNIC(1); err != nil {
+			t.Fatal(err)
+		}
+		s.inject(synTo(client6, any6, 4000, 1))
+		if !before {
+			<-w.out
+			cancel()
+		}
+		if err := <-ended; err == nil {
+			t.Error("Accept succeeded without the client")
+		}
+		if endpoints := s.net.RegisteredEndpoints(); len(endpoints) != 0 {
+			t.Errorf("%d endpoints are left", len(endpoints))
+		}
 	}
 }
 

@@ -16,7 +16,7 @@ import (
 func TestACKBeyondAZeroWindowIsHeard(t *testing.T) {
 	const port, sent = 4000, 100 << 10
 	s, w := start(t, handler{tcp: func(ctx context.Context, _ nat.Tuple, in nat.TCPInside) {
-		c, err := in.Accept()
+		c, err := in.Accept(context.Background())
 		if err != nil {
 			t.Errorf("Accept: %v", err)
 			return
