@@ -1,5 +1,5 @@
 # One line a target; `make demo` and `make test` do their own set-up.
-.PHONY: all build demo test fidelity members attack lint fuzz clean
+.PHONY: all build demo test fidelity members attack soak flood lint fuzz clean
 
 all: build
 
@@ -10,6 +10,10 @@ demo: ; scripts/netns-test.sh --demo
 members: ; scripts/members-test.sh
 
 attack: ; scripts/attack.sh
+
+soak: ; scripts/soak.sh
+
+flood: ; scripts/flood.sh
 
 test: ; scripts/test.sh
 

@@ -79,7 +79,7 @@ fuzz() {
 }
 
 case "${1:-}" in
-"") lint && unit && end_to_end netns-test.sh members-test.sh fidelity.sh ;;
+"") lint && unit && end_to_end netns-test.sh members-test.sh fidelity.sh attack.sh "soak.sh --for 60s" ;;
 --lint) lint ;;
 --fuzz) fuzz "${2:?--fuzz wants a time, such as 10s}" ;;
 -h | --help) usage ;;

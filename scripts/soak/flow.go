@@ -100,7 +100,6 @@ type tally struct {
 	ended    map[verdict]map[string]int
 	bytes    int64 // that went and came back the same
 	messages []string
-	pings    int // tries that were not the first
 }
 
 func newTally() *tally {

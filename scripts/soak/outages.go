@@ -58,14 +58,3 @@ func (o *outages) any(from time.Time, matches func(*outage) bool) bool {
 	}
 	return false
 }
-
-// counts is how many there were of each kind.
-func (o *outages) counts() map[trouble]int {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	counts := map[trouble]int{}
-	for _, known := range o.list {
-		counts[known.kind]++
-	}
-	return counts
-}

@@ -100,7 +100,7 @@ func (w *watch) look(flows []nat.FlowInfo) error {
 }
 
 // state is what must be the same before and after.
-type state struct{ flows, goroutines, files, handshakes int }
+type state struct{ flows, goroutines, files int }
 
 func (s state) String() string {
 	return fmt.Sprintf("%d flows, %d goroutines, %d open files", s.flows, s.goroutines, s.files)
