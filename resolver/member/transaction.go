@@ -18,6 +18,10 @@ import (
 // errorPause keeps a lasting fault of a socket from taking a core.
 const errorPause = 10 * time.Millisecond
 
+// sendTries is how often the kernel may fail a send, with what ICMP errors have
+// left or for a reason of its own, before it is believed.
+const sendTries = 100
+
 // oobSize has room for every control message that we ask the kernel for.
 const oobSize = 512
 
@@ -167,8 +171,11 @@ func (p *Prober) waiter(message []byte) *waiting {
 
 func (p *Prober) send(l *lane, message []byte, to netip.AddrPort) error {
 	_, err := l.conn.WriteToUDPAddrPort(message, to)
-	if err != nil && p.unreachable(l, make([]byte, requestSize), make([]byte, oobSize)) {
-		// What the kernel reported was about an earlier datagram.
+	for tries := 1; err != nil && tries < sendTries && !errors.Is(err, net.ErrClosed); tries++ {
+		// What the kernel reported may be about an earlier datagram, or about
+		// none: anybody can make such errors up. The receiver reads them too,
+		// so there being none says nothing.
+		p.unreachable(l, make([]byte, requestSize), make([]byte, oobSize))
 		_, err = l.conn.WriteToUDPAddrPort(message, to)
 	}
 	if err != nil {
