@@ -114,12 +114,17 @@ func newBucket(perSecond int) bucket {
 	return bucket{perSecond: float64(perSecond), tokens: float64(perSecond)}
 }
 
-func (b *bucket) take(now time.Time) bool {
+// has reports whether there is a token to take.
+func (b *bucket) has(now time.Time) bool {
 	if !b.filled.IsZero() {
 		b.tokens = min(b.perSecond, b.tokens+now.Sub(b.filled).Seconds()*b.perSecond)
 	}
 	b.filled = now
-	if b.tokens < 1 {
+	return b.tokens >= 1
+}
+
+func (b *bucket) take(now time.Time) bool {
+	if !b.has(now) {
 		return false
 	}
 	b.tokens--

@@ -49,21 +49,11 @@ func (t *table) open(tuple Tuple, cut context.CancelFunc) (*flow, error) {
 
 func (t *table) openLocked(tuple Tuple, cut context.CancelFunc) (*flow, error) {
 	client, aa := tuple.Client.Addr(), tuple.Anycast.Addr()
-	switch {
-	case t.draining:
-		return nil, LimitDraining
-	case t.count >= t.limits.Flows:
-		return nil, LimitFlows
-	case t.perClient[client] >= t.limits.FlowsPerClient:
-		return nil, LimitFlowsPerClient
-	case t.opening >= t.limits.Opening:
-		return nil, LimitOpening
-	case t.openClient[client] >= t.limits.OpeningPerClient:
-		return nil, LimitOpeningPerClient
-	case t.openAA[aa] >= t.limits.OpeningPerAnycast:
-		return nil, LimitOpeningPerAnycast
-	case tuple.Proto == UDP && !t.udpOpen.take(time.Now()):
-		return nil, LimitUDPRate
+	if limit, reached := t.reachedLocked(tuple); reached {
+		return nil, limit
+	}
+	if tuple.Proto == UDP {
+		t.udpOpen.take(time.Now())
 	}
 	if old := t.flows[tuple]; old != nil {
 		// The client has begun anew with its old port, and the room that reads
@@ -81,6 +71,34 @@ func (t *table) openLocked(tuple Tuple, cut context.CancelFunc) (*flow, error) {
 	t.openClient[client]++
 	t.openAA[aa]++
 	return f, nil
+}
+
+// reached says which limit stands in the way of a new flow, if any does.
+func (t *table) reached(tuple Tuple) (Limit, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.reachedLocked(tuple)
+}
+
+func (t *table) reachedLocked(tuple Tuple) (limit Limit, reached bool) {
+	client, aa := tuple.Client.Addr(), tuple.Anycast.Addr()
+	switch {
+	case t.draining:
+		return LimitDraining, true
+	case t.count >= t.limits.Flows:
+		return LimitFlows, true
+	case t.perClient[client] >= t.limits.FlowsPerClient:
+		return LimitFlowsPerClient, true
+	case t.opening >= t.limits.Opening:
+		return LimitOpening, true
+	case t.openClient[client] >= t.limits.OpeningPerClient:
+		return LimitOpeningPerClient, true
+	case t.openAA[aa] >= t.limits.OpeningPerAnycast:
+		return LimitOpeningPerAnycast, true
+	case tuple.Proto == UDP && !t.udpOpen.has(time.Now()):
+		return LimitUDPRate, true
+	}
+	return 0, false
 }
 
 // answered notes that the client has been answered: the flow no longer counts

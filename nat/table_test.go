@@ -48,7 +48,11 @@ func TestLimits(t *testing.T) {
 			table := newTable(l)
 			var flows []*flow
 			for i := range 10 {
+				limit, reached := table.reached(tc.tuple(i))
 				f, err := table.open(tc.tuple(i), func() {})
+				if reached != (err != nil) || reached && err != limit {
+					t.Errorf("flow %d: reached says %v, %v, and open %v", i, limit, reached, err)
+				}
 				if (err == nil) != (i < tc.fits) {
 					t.Fatalf("flow %d: %v, want %d to fit", i, err, tc.fits)
 				}
@@ -172,6 +176,11 @@ func TestRates(t *testing.T) {
 			return err
 		}
 		for port := range 5 {
+			for range 3 { // to ask takes nothing
+				if _, reached := table.reached(testTuple(UDP, uint16(port), 80)); reached != (port >= 2) {
+					t.Errorf("UDP flow %d: reached says %v", port, reached)
+				}
+			}
 			if err := open(UDP, port); (err == nil) != (port < 2) || err != nil && !errors.Is(err, LimitUDPRate) {
 				t.Errorf("UDP flow %d: %v", port, err)
 			}

@@ -110,6 +110,13 @@ func New(c Config) (*Translator, error) {
 // Flows returns the flows as they stand now, oldest first.
 func (t *Translator) Flows() []FlowInfo { return t.table.snapshot() }
 
+// Refuses reports whether a new flow would be refused now because of a limit.
+// It costs nearly nothing, and is not counted.
+func (t *Translator) Refuses(tuple Tuple) bool {
+	_, reached := t.table.reached(tuple)
+	return reached
+}
+
 // Drain refuses new flows, waits for those there are to end, and cuts what is
 // left when ctx ends; then it returns the context's error. TCP flows are cut
 // with RST both ways. It returns nil if every flow ended by itself. Serve

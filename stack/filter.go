@@ -170,9 +170,10 @@ func (s *Stack) inject(b []byte) {
 			s.clientRefused(p, b[min(p.payload, len(b)):])
 		}
 		s.link.zero.admit(p, b)
-		if !s.holdBack(p, b) {
-			s.link.deliver(b, p.dst.Is6())
+		if id, ok := synID(p, b); ok && (s.pending.get(id) == nil && s.shed(tupleOf(nat.TCP, id)) || s.holdBack(p, id, b)) {
+			return
 		}
+		s.link.deliver(b, p.dst.Is6())
 	case refuseProtocol:
 		s.stats.refusedProtocol.Add(1)
 		s.sendError(nat.Tuple{Client: netip.AddrPortFrom(p.src, 0), Anycast: netip.AddrPortFrom(p.dst, 0)}, protocolError(p), b)

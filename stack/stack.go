@@ -46,6 +46,10 @@ type Handler interface {
 	ServeTCP(context.Context, nat.Tuple, nat.TCPInside)
 	ServeUDP(context.Context, nat.Tuple, nat.UDPInside)
 	ServeEcho(context.Context, nat.Tuple, nat.EchoInside)
+
+	// Refuses reports whether ServeTCP or ServeUDP would reject a new flow at
+	// once. It must not block.
+	Refuses(nat.Tuple) bool
 }
 
 // Config is what a Stack is told. Zero limits stand for the defaults.
@@ -82,6 +86,10 @@ const (
 	// 2.4 f, icmp_msgs_per_sec).
 	icmpErrorsPerSecond = 1000
 	icmpErrorsBurst     = 1000
+
+	// Each refusal of a flow costs a goroutine, and a packet to who may never
+	// have asked. In a flood there is neither time nor use for more than these.
+	refusalsPerSecond = 1000
 )
 
 // Stack is a running netstack on a device.
@@ -99,6 +107,7 @@ type Stack struct {
 	buffers  buffers
 	echoes   chan struct{} // one slot for each request being served
 	errors   *rate.Limiter
+	refusals *rate.Limiter
 	stats    counters
 
 	life context.Context // of every flow
@@ -127,11 +136,12 @@ func New(d Device, h Handler, c Config) (*Stack, error) {
 	}
 	s := &Stack{
 		device: d, handler: h, prefixes: slices.Clone(c.Prefixes), log: c.Log,
-		pending: pendingSYNs{limit: c.Handshakes, patience: cmp.Or(c.synPatience, defaultSYNPatience), syns: make(map[gstack.TransportEndpointID]*pendingSYN)},
-		udp:     udpFlows{flows: make(map[nat.Tuple]*udpInside)},
-		echoes:  make(chan struct{}, c.Echoes),
-		buffers: buffers{limit: cmp.Or(c.Buffers, defaultBuffers)},
-		errors:  rate.NewLimiter(icmpErrorsPerSecond, icmpErrorsBurst),
+		pending:  pendingSYNs{limit: c.Handshakes, patience: cmp.Or(c.synPatience, defaultSYNPatience), syns: make(map[gstack.TransportEndpointID]*pendingSYN)},
+		udp:      udpFlows{flows: make(map[nat.Tuple]*udpInside)},
+		echoes:   make(chan struct{}, c.Echoes),
+		buffers:  buffers{limit: cmp.Or(c.Buffers, defaultBuffers)},
+		errors:   rate.NewLimiter(icmpErrorsPerSecond, icmpErrorsBurst),
+		refusals: rate.NewLimiter(refusalsPerSecond, refusalsPerSecond),
 	}
 	s.life, s.end = context.WithCancel(context.Background())
 	s.link = newLink(d, c.MTU, &s.stats)

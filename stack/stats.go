@@ -21,6 +21,7 @@ type Stats struct {
 	OtherICMP        uint64 `json:"dropped_other_icmp"`  // neither echo request nor error
 	SYNsDropped      uint64 `json:"dropped_syns"`        // over the limit of handshakes
 	EchoesDropped    uint64 `json:"dropped_echoes"`      // over the limit of echo requests
+	Shed             uint64 `json:"dropped_refusals"`    // SYNs and datagrams of flows over a limit that were not even refused, for the rate
 	DatagramsDropped uint64 `json:"dropped_datagrams"`   // of UDP, because too many waited in their flow
 	RefusedBuffers   uint64 `json:"refused_buffers"`     // new flows while too much waited
 	RefusedProtocol  uint64 `json:"refused_protocol"`    // neither TCP, UDP nor ICMP
@@ -35,6 +36,7 @@ type counters struct {
 	packetsIn, bytesIn, packetsOut, bytesOut                                      atomic.Uint64
 	malformed, notAnycast, badSource, otherICMP                                   atomic.Uint64
 	synsDropped, echoesDropped, refusedProtocol, datagramsDropped, refusedBuffers atomic.Uint64
+	shed                                                                          atomic.Uint64
 	errorsSent, errorsLimited, readErrors, writeErrors                            atomic.Uint64
 }
 
@@ -45,7 +47,7 @@ func (s *Stack) Stats() Stats {
 		Handshakes: s.pending.len(), Echoes: len(s.echoes), Buffered: s.measure(),
 		PacketsIn: c.packetsIn.Load(), BytesIn: c.bytesIn.Load(), PacketsOut: c.packetsOut.Load(), BytesOut: c.bytesOut.Load(),
 		Malformed: c.malformed.Load(), NotAnycast: c.notAnycast.Load(), BadSource: c.badSource.Load(), OtherICMP: c.otherICMP.Load(),
-		SYNsDropped: c.synsDropped.Load(), EchoesDropped: c.echoesDropped.Load(), DatagramsDropped: c.datagramsDropped.Load(), RefusedProtocol: c.refusedProtocol.Load(), RefusedBuffers: c.refusedBuffers.Load(),
+		SYNsDropped: c.synsDropped.Load(), EchoesDropped: c.echoesDropped.Load(), Shed: c.shed.Load(), DatagramsDropped: c.datagramsDropped.Load(), RefusedProtocol: c.refusedProtocol.Load(), RefusedBuffers: c.refusedBuffers.Load(),
 		ErrorsSent: c.errorsSent.Load(), ErrorsLimited: c.errorsLimited.Load(),
 		ReadErrors: c.readErrors.Load(), WriteErrors: c.writeErrors.Load(),
 	}

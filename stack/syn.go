@@ -8,6 +8,8 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	gstack "gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+
+	"aarptun/nat"
 )
 
 // A client may use a port again as soon as it has closed it, before netstack
@@ -22,11 +24,21 @@ const (
 	maxHeldSYN = 256                    // SYNs that wait so at one time
 )
 
+// shed reports whether a new flow is to be forgotten: it would be refused, and so
+// many have been refused of late that this one is not even told. It sends again
+// what began it, if it is there at all.
+func (s *Stack) shed(tuple nat.Tuple) bool {
+	if !s.handler.Refuses(tuple) || s.refusals.Allow() {
+		return false
+	}
+	s.stats.shed.Add(1)
+	return true
+}
+
 // holdBack takes a SYN whose predecessor is still ending, and delivers it
-// later. It reports false for every other packet.
-func (s *Stack) holdBack(p packet, b []byte) bool {
-	id, ok := synID(p, b)
-	if !ok || !s.isEnding(id) {
+// later. It reports false for every other SYN.
+func (s *Stack) holdBack(p packet, id gstack.TransportEndpointID, b []byte) bool {
+	if !s.isEnding(id) {
 		return false
 	}
 	if s.held.Add(1) > maxHeldSYN || !s.begin() {

@@ -40,7 +40,7 @@ func (s *Stack) handleUDP(id gstack.TransportEndpointID, pkt *gstack.PacketBuffe
 		return true
 	}
 	// There is none, or it has ended and is about to be taken out.
-	if !s.begin() {
+	if s.shed(tuple) || !s.begin() {
 		return true
 	}
 	u := &udpInside{s: s, tuple: tuple, ready: make(chan struct{}, 1), closed: make(chan struct{})}
