@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 	"os"
+	"sync/atomic"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -46,10 +47,10 @@ type handler struct {
 	tcp  func(context.Context, nat.Tuple, nat.TCPInside)
 	udp  func(context.Context, nat.Tuple, nat.UDPInside)
 	echo func(context.Context, nat.Tuple, nat.EchoInside)
-	full bool // every new flow would be refused
+	full *atomic.Bool // every new flow would be refused
 }
 
-func (h handler) Refuses(nat.Tuple) bool { return h.full }
+func (h handler) Refuses(nat.Tuple) bool { return h.full != nil && h.full.Load() }
 
 func (h handler) ServeTCP(ctx context.Context, t nat.Tuple, in nat.TCPInside) {
 	if h.tcp == nil {

@@ -14,8 +14,10 @@ import (
 func TestRefusalsAreShedInAFlood(t *testing.T) {
 	const flood = 3 * refusalsPerSecond
 	var refused atomic.Int64
+	var full atomic.Bool
+	full.Store(true)
 	s, _ := start(t, handler{
-		full: true,
+		full: &full,
 		tcp: func(_ context.Context, _ nat.Tuple, in nat.TCPInside) {
 			refused.Add(1)
 			in.Reject(nat.Refusal{Reason: nat.Busy})
@@ -37,8 +39,10 @@ func TestRefusalsAreShedInAFlood(t *testing.T) {
 // A limit is no reason to forget a flow that exists or that is being opened.
 func TestKnownFlowsAreNotShed(t *testing.T) {
 	var served atomic.Int64
+	var full atomic.Bool
 	goOn := make(chan struct{})
 	h := handler{
+		full: &full,
 		tcp: func(_ context.Context, _ nat.Tuple, in nat.TCPInside) {
 			<-goOn
 			in.Reject(nat.Refusal{Reason: nat.Timeout})
@@ -57,8 +61,7 @@ func TestKnownFlowsAreNotShed(t *testing.T) {
 	defer close(goOn)
 	s.inject(synTo(client6, any6, 4000, 1))
 	s.inject(udpDatagram(client6, any6, 4000, nil))
-	h.full = true
-	s.handler = h
+	full.Store(true)
 	s.refusals.AllowN(time.Now(), refusalsPerSecond)
 	for range 100 {
 		s.inject(synTo(client6, any6, 4000, 1))
