@@ -29,6 +29,7 @@ const (
 // pendingSYN is a SYN that has not been answered.
 type pendingSYN struct {
 	head   []byte // of the packet, for an ICMP error
+	seq    uint32 // its sequence number
 	meta   nat.Meta
 	ctx    context.Context
 	cancel context.CancelFunc // when the client sends RST, or has vanished
@@ -72,7 +73,7 @@ func (p *pendingSYNs) add(life context.Context, id gstack.TransportEndpointID, p
 	}
 	ctx, cancel := context.WithCancel(life)
 	p.syns[id] = &pendingSYN{
-		head: head(pkt), meta: metaOf(pkt), ctx: ctx, cancel: cancel,
+		head: head(pkt), seq: header.TCP(pkt.TransportHeader().Slice()).SequenceNumber(), meta: metaOf(pkt), ctx: ctx, cancel: cancel,
 		vanished: time.AfterFunc(p.patience, cancel), last: now,
 	}
 	return true, true
@@ -101,9 +102,12 @@ func (p *pendingSYNs) len() int {
 
 // handleTCP sees every segment that belongs to no endpoint.
 func (s *Stack) handleTCP(id gstack.TransportEndpointID, pkt *gstack.PacketBuffer) bool {
-	flags := header.TCP(pkt.TransportHeader().Slice()).Flags()
+	segment := header.TCP(pkt.TransportHeader().Slice())
+	flags := segment.Flags()
 	if flags.Contains(header.TCPFlagRst) {
-		if syn := s.pending.get(id); syn != nil {
+		// A client that answers a late segment of an earlier connection on the
+		// same port sends RST too, with that one's number, and still wants this.
+		if syn := s.pending.get(id); syn != nil && segment.SequenceNumber() == syn.seq+1 {
 			syn.cancel()
 		}
 		return true // nobody answers RST (RFC 9293 section 3.5.2)

@@ -302,6 +302,11 @@ func TestTCPClientGivesUpWhileTheMemberIsDialled(t *testing.T) {
 		ended <- ctx.Err()
 	}}, Config{})
 	s.inject(synTo(client6, any6, 4000, 1))
+	s.inject(tcpPacket(client6, any6, 4000, header.TCPFields{SeqNum: 77, Flags: header.TCPFlagRst})) // about another connection
+	time.Sleep(20 * time.Millisecond)
+	if len(ended) != 0 {
+		t.Error("a RST of another connection ended the dial")
+	}
 	s.inject(tcpPacket(client6, any6, 4000, header.TCPFields{SeqNum: 2, Flags: header.TCPFlagRst}))
 	if err := <-ended; !errors.Is(err, context.Canceled) {
 		t.Errorf("context ended with %v", err)
