@@ -241,7 +241,7 @@ func (s *Stack) Run(ctx context.Context) error {
 	case <-ctx.Done():
 		err = errors.Join(s.Close(), <-reader)
 	case err = <-reader:
-		if err == nil { // nobody here has closed it: the device was removed
+		if err == nil && s.life.Err() == nil { // Close has not closed it: the device was removed
 			err = fmt.Errorf("stack: read from the device: %w", os.ErrClosed)
 		}
 		err = errors.Join(err, s.Close())
