@@ -1,6 +1,7 @@
 package nat
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -68,20 +69,35 @@ func prepareUDP(fd int, v4 bool) error {
 const maxDatagram = 65527
 
 // room is where a datagram is received.
-type room struct {
-	data [maxDatagram]byte
-	free func() // gives it back; made once, with the room
+type room struct{ data [maxDatagram]byte }
+
+var rooms = sync.Pool{New: func() any { return new(room) }}
+
+// commonDatagram is the most that nearly every datagram has, bytes: what fits
+// the common MTU, and a little.
+const commonDatagram = 2048
+
+// parcel is where a datagram is kept until it has been sent on, which may take
+// its time: a busy host keeps thousands of them.
+type parcel struct {
+	data []byte
+	free func() // gives it back; made once, with the parcel
 }
 
-var rooms sync.Pool
+var parcels sync.Pool // for commonDatagram each
 
-func newRoom() *room {
-	if r, ok := rooms.Get().(*room); ok {
-		return r
+// newParcel returns a copy of the datagram.
+func newParcel(datagram []byte) *parcel {
+	if len(datagram) > commonDatagram {
+		return &parcel{data: bytes.Clone(datagram)}
 	}
-	r := new(room)
-	r.free = func() { rooms.Put(r) }
-	return r
+	p, ok := parcels.Get().(*parcel)
+	if !ok {
+		p = &parcel{data: make([]byte, commonDatagram)}
+		p.free = func() { parcels.Put(p) }
+	}
+	p.data = append(p.data[:0], datagram...)
+	return p
 }
 
 // kernelUDP is a connected UDP socket.
@@ -134,11 +150,12 @@ func (c *kernelUDP) Receive() (Datagram, error) {
 	}
 }
 
-// receive is recvmsg(2) into a room that is taken only for as long as there is
-// a datagram in it. Package net would want the room before the wait, for every
-// idle flow, and package syscall would allocate the sender's address.
+// receive is recvmsg(2) into a room that is taken only for the call. Package net
+// would want the room before the wait, for every idle flow, and package syscall
+// would allocate the sender's address.
 func (c *kernelUDP) receive(fd uintptr) bool {
-	r := newRoom()
+	r := rooms.Get().(*room)
+	defer rooms.Put(r)
 	c.vector.Base = &r.data[0]
 	c.vector.SetLen(len(r.data))
 	c.header = syscall.Msghdr{Iov: &c.vector, Iovlen: 1, Control: &c.oob[0]}
@@ -152,10 +169,10 @@ func (c *kernelUDP) receive(fd uintptr) bool {
 	}
 	c.vector.Base = nil
 	if c.errno != 0 {
-		r.free()
 		return c.errno != syscall.EAGAIN
 	}
-	c.datagram = Datagram{Data: r.data[:n], Meta: receivedMeta(c.oob[:c.header.Controllen]), Free: r.free}
+	p := newParcel(r.data[:n])
+	c.datagram = Datagram{Data: p.data, Meta: receivedMeta(c.oob[:c.header.Controllen]), Free: p.free}
 	return true
 }
 

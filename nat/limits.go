@@ -14,6 +14,7 @@ import (
 type Limits struct {
 	Flows             int // flows in the table, all clients together
 	FlowsPerClient    int // flows of one client address
+	UDPFlows          int // UDP flows, all clients together: they end by time alone, and must leave room for others
 	Opening           int // flows whose client has not been answered yet
 	OpeningPerClient  int // the same, of one client address
 	OpeningPerAnycast int // the same, to one AA: a black-holed AA cannot use up Opening
@@ -27,6 +28,7 @@ func DefaultLimits() Limits {
 	return Limits{
 		Flows:             65536,
 		FlowsPerClient:    32768,
+		UDPFlows:          32768,
 		Opening:           4096,
 		OpeningPerClient:  2048,
 		OpeningPerAnycast: 1024,
@@ -35,12 +37,27 @@ func DefaultLimits() Limits {
 	}
 }
 
+// LimitsFor returns the default limits, or what a process that may have so many
+// files open can keep of them. A flow has one, and another while it is dialled;
+// a part is left for everything else, so that a flood cannot take what the
+// operator needs to look into it.
+func LimitsFor(files int) Limits {
+	l := DefaultLimits()
+	l.Flows = min(l.Flows, max(4, files/4*3))
+	l.FlowsPerClient = min(l.FlowsPerClient, l.Flows/2)
+	l.UDPFlows = min(l.UDPFlows, l.Flows/2)
+	l.Opening = min(l.Opening, l.Flows/4-l.Flows/64)
+	l.OpeningPerClient = min(l.OpeningPerClient, max(1, l.Opening/2))
+	l.OpeningPerAnycast = min(l.OpeningPerAnycast, max(1, l.Opening/4))
+	return l
+}
+
 func (l Limits) validate() error {
 	for _, field := range []struct {
 		name  string
 		value int
 	}{
-		{"Flows", l.Flows}, {"FlowsPerClient", l.FlowsPerClient}, {"Opening", l.Opening},
+		{"Flows", l.Flows}, {"FlowsPerClient", l.FlowsPerClient}, {"UDPFlows", l.UDPFlows}, {"Opening", l.Opening},
 		{"OpeningPerClient", l.OpeningPerClient}, {"OpeningPerAnycast", l.OpeningPerAnycast},
 		{"EchoesPerSecond", l.EchoesPerSecond}, {"UDPFlowsPerSecond", l.UDPFlowsPerSecond},
 	} {
@@ -59,6 +76,7 @@ const (
 	LimitDraining Limit = iota // the translator is being stopped
 	LimitFlows
 	LimitFlowsPerClient
+	LimitUDPFlows
 	LimitOpening
 	LimitOpeningPerClient
 	LimitOpeningPerAnycast
@@ -68,7 +86,7 @@ const (
 )
 
 var limitNames = [limits]string{
-	"draining", "flows", "flows_per_client", "opening", "opening_per_client", "opening_per_anycast",
+	"draining", "flows", "flows_per_client", "udp_flows", "opening", "opening_per_client", "opening_per_anycast",
 	"udp_flows_per_second", "echoes_per_second",
 }
 

@@ -18,6 +18,7 @@ type table struct {
 	mu         sync.Mutex
 	flows      map[Tuple]*flow
 	count      int // of flows, those that are ending after another took their tuple too
+	udp        int // of those, the UDP flows
 	lastID     uint64
 	perClient  map[netip.Addr]int
 	opening    int
@@ -54,6 +55,7 @@ func (t *table) openLocked(tuple Tuple, cut context.CancelFunc) (*flow, error) {
 	}
 	if tuple.Proto == UDP {
 		t.udpOpen.take(time.Now())
+		t.udp++
 	}
 	if old := t.flows[tuple]; old != nil {
 		// The client has begun anew with its old port, and the room that reads
@@ -89,6 +91,8 @@ func (t *table) reachedLocked(tuple Tuple) (limit Limit, reached bool) {
 		return LimitFlows, true
 	case t.perClient[client] >= t.limits.FlowsPerClient:
 		return LimitFlowsPerClient, true
+	case tuple.Proto == UDP && t.udp >= t.limits.UDPFlows:
+		return LimitUDPFlows, true
 	case t.opening >= t.limits.Opening:
 		return LimitOpening, true
 	case t.openClient[client] >= t.limits.OpeningPerClient:
@@ -136,6 +140,9 @@ func (t *table) closeLocked(f *flow) {
 		delete(t.flows, f.tuple)
 	}
 	t.count--
+	if f.tuple.Proto == UDP {
+		t.udp--
+	}
 	decrement(t.perClient, f.tuple.Client.Addr())
 	t.signalEmptyLocked()
 }

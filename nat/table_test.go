@@ -23,7 +23,7 @@ func tupleOf(client string, aa string, port uint16) Tuple {
 }
 
 func TestLimits(t *testing.T) {
-	big := Limits{100, 100, 100, 100, 100, 100, 100}
+	big := Limits{100, 100, 100, 100, 100, 100, 100, 100}
 	for _, tc := range []struct {
 		name   string
 		limit  func(*Limits)
@@ -35,6 +35,11 @@ func TestLimits(t *testing.T) {
 			func(i int) Tuple { return tupleOf(fmt.Sprintf("::%x", i+1), "::aa", 1) }, 3},
 		{"flows per client", func(l *Limits) { l.FlowsPerClient = 2 }, true,
 			func(i int) Tuple { return tupleOf("::1", "::aa", uint16(i)) }, 2},
+		{"UDP flows", func(l *Limits) { l.UDPFlows = 2 }, true, func(i int) Tuple {
+			tuple := tupleOf("::1", "::aa", uint16(i))
+			tuple.Proto = UDP
+			return tuple
+		}, 2},
 		{"opening", func(l *Limits) { l.Opening = 4 }, false,
 			func(i int) Tuple { return tupleOf(fmt.Sprintf("::%x", i+1), fmt.Sprintf("::aa:%x", i), 1) }, 4},
 		{"opening per client", func(l *Limits) { l.OpeningPerClient = 2 }, false,
@@ -75,6 +80,41 @@ func TestLimits(t *testing.T) {
 				table.close(f)
 			}
 		})
+	}
+}
+
+func TestUDPFlowsLeaveRoomForOthers(t *testing.T) {
+	l := DefaultLimits()
+	l.Flows, l.UDPFlows = 4, 2
+	table := newTable(l)
+	for port, proto := range []Proto{UDP, UDP, UDP, TCP, Echo} {
+		if _, reached := table.reached(testTuple(proto, uint16(port), 80)); reached != (port == 2) {
+			t.Errorf("flow %d, %v: reached says %v", port, proto, reached)
+		} else if !reached {
+			if _, err := table.open(testTuple(proto, uint16(port), 80), func() {}); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+// However few files there may be, a daemon works, and has some left.
+func TestLimitsForFewFiles(t *testing.T) {
+	if got := LimitsFor(1 << 20); got != DefaultLimits() {
+		t.Errorf("with many files: %+v", got)
+	}
+	for _, files := range []int{0, 1, 16, 256, 1024, 4096, 20000, 65536, 87381, 87382} {
+		l := LimitsFor(files)
+		if err := l.validate(); err != nil {
+			t.Errorf("%d files: %v", files, err)
+		}
+		most := DefaultLimits()
+		if l.Flows > most.Flows || l.FlowsPerClient > l.Flows || l.UDPFlows >= l.Flows || l.OpeningPerClient > l.Opening || l.OpeningPerAnycast > l.Opening {
+			t.Errorf("%d files: %+v", files, l)
+		}
+		if left := files - l.Flows - l.Opening; files >= 256 && left < files/100+8 {
+			t.Errorf("%d files: %d are left by %+v", files, left, l)
+		}
 	}
 }
 

@@ -15,6 +15,11 @@ import (
 const (
 	maxPacket = 65535
 
+	// commonPacket is the most that nearly every packet has, bytes: the common
+	// MTU, and a little. In a flood of datagrams each flow sends one, and all of
+	// them wait for the device at one time.
+	commonPacket = 2048
+
 	// writeOffset is the room that the device wants before a packet for its
 	// virtio-net header, 10 bytes (VIRTIO 1.2 section 5.1.6).
 	writeOffset = 10
@@ -26,6 +31,7 @@ type link struct {
 	mtu    uint32
 	stats  *counters
 	pool   sync.Pool // of *[writeOffset+maxPacket]byte
+	single sync.Pool // of *[writeOffset+commonPacket]byte
 	zero   zeroWindows
 
 	mu         sync.RWMutex
@@ -36,7 +42,8 @@ func newLink(d Device, mtu int, stats *counters) *link {
 	return &link{
 		device: d, mtu: uint32(mtu), stats: stats,
 		zero: zeroWindows{flows: make(map[gstack.TransportEndpointID]uint32)},
-		pool: sync.Pool{New: func() any { return new([writeOffset + maxPacket]byte) }},
+		pool:   sync.Pool{New: func() any { return new([writeOffset + maxPacket]byte) }},
+		single: sync.Pool{New: func() any { return new([writeOffset + commonPacket]byte) }},
 	}
 }
 
@@ -44,6 +51,9 @@ func newLink(d Device, mtu int, stats *counters) *link {
 // room behind each packet: the device joins neighbours of one flow there.
 func (l *link) WritePackets(packets gstack.PacketBufferList) (int, tcpip.Error) {
 	list := packets.AsSlice()
+	if len(list) == 1 && list[0].Size() <= commonPacket {
+		return l.writePacket(list[0])
+	}
 	bufs := make([][]byte, 0, len(list))
 	backing := make([]*[writeOffset + maxPacket]byte, 0, len(list))
 	size := 0
@@ -61,6 +71,23 @@ func (l *link) WritePackets(packets gstack.PacketBufferList) (int, tcpip.Error) 
 	for _, room := range backing {
 		l.pool.Put(room)
 	}
+	return l.wrote(len(list), size, err)
+}
+
+// writePacket sends one packet that has no neighbours to be joined with.
+func (l *link) writePacket(p *gstack.PacketBuffer) (int, tcpip.Error) {
+	room := l.single.Get().(*[writeOffset + commonPacket]byte)
+	buf := room[:writeOffset]
+	for _, part := range p.AsSlices() {
+		buf = append(buf, part...)
+	}
+	_, err := l.device.Write([][]byte{buf}, writeOffset)
+	l.single.Put(room)
+	return l.wrote(1, len(buf)-writeOffset, err)
+}
+
+// wrote counts what was sent, and is the result of WritePackets.
+func (l *link) wrote(packets, size int, err error) (int, tcpip.Error) {
 	if err != nil {
 		l.stats.writeErrors.Add(1)
 		if errors.Is(err, os.ErrClosed) {
@@ -68,9 +95,9 @@ func (l *link) WritePackets(packets gstack.PacketBufferList) (int, tcpip.Error) 
 		}
 		return 0, &tcpip.ErrNoBufferSpace{} // lost on the link, as any packet may be
 	}
-	l.stats.packetsOut.Add(uint64(len(list)))
+	l.stats.packetsOut.Add(uint64(packets))
 	l.stats.bytesOut.Add(uint64(size))
-	return len(list), nil
+	return packets, nil
 }
 
 // deliver hands one packet to the netstack, which keeps a copy.

@@ -54,6 +54,8 @@ func TestMTUIsThatOfTheSmallestUplink(t *testing.T) {
 			}
 			if out := ip(t, "link", "show", testDevice); !strings.Contains(out, fmt.Sprintf("mtu %d ", test.want)) {
 				t.Errorf("the device has another than %d: %s", test.want, out)
+			} else if !strings.Contains(out, "qlen 2000") {
+				t.Errorf("the device has another queue: %s", out)
 			}
 		})
 	}

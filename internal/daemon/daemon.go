@@ -67,7 +67,14 @@ func build(cfg config.Config, version string, host *tun.Host, log *slog.Logger) 
 	if h.resolver, err = newResolver(cfg, h.ping, h.member, host.Locals(), log); err != nil {
 		return h, err
 	}
-	h.translator, err = nat.New(nat.Config{Resolver: h.resolver, Outside: &nat.Kernel{Control: tun.Control(cfg.Mark)}, Pinger: h.ping, Log: log})
+	limits := nat.LimitsFor(mayOpen())
+	if limits != nat.DefaultLimits() {
+		log.Info("the process may open few files, so it carries fewer flows: raise its limit (ulimit -n, LimitNOFILE=)",
+			"files", mayOpen(), "flows", limits.Flows, "udp_flows", limits.UDPFlows)
+	}
+	h.translator, err = nat.New(nat.Config{
+		Resolver: h.resolver, Outside: &nat.Kernel{Control: tun.Control(cfg.Mark)}, Pinger: h.ping, Limits: limits, Log: log,
+	})
 	if err != nil {
 		return h, err
 	}

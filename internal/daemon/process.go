@@ -2,9 +2,11 @@ package daemon
 
 import (
 	"bytes"
+	"math"
 	"os"
 	"runtime"
 	"strconv"
+	"syscall"
 )
 
 // ownUse tells what this process holds: goroutines, file descriptors, bytes of
@@ -26,6 +28,16 @@ func openDescriptors() int {
 		return -1
 	}
 	return len(names) - 1
+}
+
+// mayOpen is how many files the process may have open. The Go runtime has raised
+// it to what the host allows.
+func mayOpen() int {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil || limit.Cur > math.MaxInt32 {
+		return math.MaxInt32
+	}
+	return int(limit.Cur)
 }
 
 // residentBytes reads the second field of /proc/self/statm, which counts pages.
