@@ -41,7 +41,7 @@ type link struct {
 func newLink(d Device, mtu int, stats *counters) *link {
 	return &link{
 		device: d, mtu: uint32(mtu), stats: stats,
-		zero: zeroWindows{flows: make(map[gstack.TransportEndpointID]uint32)},
+		zero:   zeroWindows{flows: make(map[gstack.TransportEndpointID]uint32)},
 		pool:   sync.Pool{New: func() any { return new([writeOffset + maxPacket]byte) }},
 		single: sync.Pool{New: func() any { return new([writeOffset + commonPacket]byte) }},
 	}
@@ -76,6 +76,7 @@ func (l *link) WritePackets(packets gstack.PacketBufferList) (int, tcpip.Error) 
 
 // writePacket sends one packet that has no neighbours to be joined with.
 func (l *link) writePacket(p *gstack.PacketBuffer) (int, tcpip.Error) {
+	l.zero.sent(p)
 	room := l.single.Get().(*[writeOffset + commonPacket]byte)
 	buf := room[:writeOffset]
 	for _, part := range p.AsSlices() {
