@@ -68,10 +68,6 @@ func build(cfg config.Config, version string, host *tun.Host, log *slog.Logger) 
 		return h, err
 	}
 	limits := nat.LimitsFor(mayOpen())
-	if limits != nat.DefaultLimits() {
-		log.Info("the process may open few files, so it carries fewer flows: raise its limit (ulimit -n, LimitNOFILE=)",
-			"files", mayOpen(), "flows", limits.Flows, "udp_flows", limits.UDPFlows)
-	}
 	h.translator, err = nat.New(nat.Config{
 		Resolver: h.resolver, Outside: &nat.Kernel{Control: tun.Control(cfg.Mark)}, Pinger: h.ping, Limits: limits, Log: log,
 	})
@@ -128,6 +124,10 @@ func (h *house) serve(ctx, failed context.Context, cfg config.Config, ready func
 	}
 	err := h.announce(ready)
 	if err == nil {
+		if limits := nat.LimitsFor(mayOpen()); limits != nat.DefaultLimits() {
+			h.log.Info("the process may open few files, so it carries fewer flows: raise its limit (ulimit -n, LimitNOFILE=)",
+				"files", mayOpen(), "flows", limits.Flows, "udp_flows", limits.UDPFlows)
+		}
 		h.log.Info("carrying", "device", h.host.Name(), "mtu", h.host.MTU(), "prefixes", cfg.Prefixes)
 		select {
 		case <-ctx.Done():
