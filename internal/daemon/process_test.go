@@ -29,7 +29,8 @@ func TestOwnUseCounts(t *testing.T) {
 		memory[i] = 1
 	}
 	g, f, r := ownUse()
-	if g != goroutines+more || f != files+more || r < resident+size/2 {
+	// A goroutine of a test before may have ended meanwhile.
+	if g <= more || g > goroutines+more || f != files+more || r < resident+size/2 {
 		t.Errorf("now %d goroutines, %d files, %d bytes; before %d, %d, %d", g, f, r, goroutines, files, resident)
 	}
 	close(hold)
