@@ -177,7 +177,7 @@ func TestKernelUDP(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, m := range []Meta{{}, {Class: 0xb9, Hops: 9}, {Whole: true}, {Class: 3, Hops: 255, Whole: true}, {}} {
-			if err := conn.Send([]byte("there"), m); err != nil {
+			if err := conn.Send(Datagram{Data: []byte("there"), Meta: m}); err != nil {
 				t.Fatalf("%v: send with %+v: %v", a, m, err)
 			}
 			buf := make([]byte, 100)
@@ -197,7 +197,7 @@ func TestKernelUDP(t *testing.T) {
 			}
 		}
 		_ = peer.Close()
-		if err := conn.Send([]byte("anybody?"), Meta{}); err != nil {
+		if err := conn.Send(Datagram{Data: []byte("anybody?")}); err != nil {
 			t.Fatal(err)
 		}
 		_, err = conn.Receive()
@@ -239,7 +239,7 @@ func TestKernelUDPTooBig(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = conn.Send(make([]byte, 65507), Meta{Whole: true})
+	err = conn.Send(Datagram{Data: make([]byte, 65507), Meta: Meta{Whole: true}})
 	if lo.MTU >= 65535 {
 		if err != nil {
 			t.Errorf("the largest datagram does not fit into an MTU of %d: %v", lo.MTU, err)
@@ -312,7 +312,7 @@ func FuzzParseExtendedError(f *testing.F) {
 		if e := parseExtendedError(oob, v4); e != nil && e.errno == 0 && e.icmp == (ICMP{}) && e.datagram == nil {
 			t.Errorf("an error that says nothing: %+v", e)
 		}
-		receivedMeta(oob)
+		received(oob)
 	})
 }
 
@@ -331,7 +331,7 @@ func BenchmarkKernelUDP(b *testing.B) {
 	b.SetBytes(int64(len(data)))
 	b.ReportAllocs()
 	for b.Loop() {
-		if err := conn.Send(data, Meta{Hops: 63, Whole: true}); err != nil {
+		if err := conn.Send(Datagram{Data: data, Meta: Meta{Hops: 63, Whole: true}}); err != nil {
 			b.Fatal(err)
 		}
 		_, from, err := peer.ReadFromUDPAddrPort(buf)

@@ -1,7 +1,6 @@
 package nat
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -20,6 +19,8 @@ const (
 	ipv6RecvTClass   = 66
 	ipv6RecvHopLimit = 51
 	ipv6HopLimit     = 52
+	udpSegment       = 103 // linux/udp.h
+	udpGRO           = 104
 )
 
 // udpReceiveBuffer is what may wait for us in the kernel for one flow, bytes.
@@ -61,6 +62,9 @@ func prepareUDP(fd int, v4 bool) error {
 			return fmt.Errorf("nat: setsockopt to receive class and hop limit: %w", err)
 		}
 	}
+	// A kernel that cannot join datagrams, before Linux 5.0, hands them over
+	// one by one.
+	_ = syscall.SetsockoptInt(fd, syscall.IPPROTO_UDP, udpGRO, 1)
 	return errors.Join(setRecvErr(fd, v4, 1), setWhole(fd, v4, false))
 }
 
@@ -68,10 +72,22 @@ func prepareUDP(fd int, v4 bool) error {
 // the UDP header (RFC 768; IPv4 allows 20 fewer).
 const maxDatagram = 65527
 
-// room is where a datagram is received.
-type room struct{ data [maxDatagram]byte }
+// room is where datagrams are received.
+type room struct {
+	data [maxDatagram]byte
+	free func() // gives it back; made once, with the room
+}
 
-var rooms = sync.Pool{New: func() any { return new(room) }}
+var rooms sync.Pool // of *room
+
+func newRoom() *room {
+	r, ok := rooms.Get().(*room)
+	if !ok {
+		r = new(room)
+		r.free = func() { rooms.Put(r) }
+	}
+	return r
+}
 
 // commonDatagram is the most that nearly every datagram has, bytes: what fits
 // the common MTU, and a little.
@@ -86,11 +102,9 @@ type parcel struct {
 
 var parcels sync.Pool // for commonDatagram each
 
-// newParcel returns a copy of the datagram.
+// newParcel returns a copy of the datagram, which has at most commonDatagram
+// bytes.
 func newParcel(datagram []byte) *parcel {
-	if len(datagram) > commonDatagram {
-		return &parcel{data: bytes.Clone(datagram)}
-	}
 	p, ok := parcels.Get().(*parcel)
 	if !ok {
 		p = &parcel{data: make([]byte, commonDatagram)}
@@ -110,7 +124,7 @@ type kernelUDP struct {
 	tryReceive func(fd uintptr) bool
 	datagram   Datagram
 	errno      syscall.Errno
-	oob        [64]byte
+	oob        [96]byte // three messages of at most 24
 	vector     syscall.Iovec
 	header     syscall.Msghdr
 
@@ -154,8 +168,7 @@ func (c *kernelUDP) Receive() (Datagram, error) {
 // would want the room before the wait, for every idle flow, and package syscall
 // would allocate the sender's address.
 func (c *kernelUDP) receive(fd uintptr) bool {
-	r := rooms.Get().(*room)
-	defer rooms.Put(r)
+	r := newRoom()
 	c.vector.Base = &r.data[0]
 	c.vector.SetLen(len(r.data))
 	c.header = syscall.Msghdr{Iov: &c.vector, Iovlen: 1, Control: &c.oob[0]}
@@ -169,10 +182,15 @@ func (c *kernelUDP) receive(fd uintptr) bool {
 	}
 	c.vector.Base = nil
 	if c.errno != 0 {
+		r.free()
 		return c.errno != syscall.EAGAIN
 	}
-	p := newParcel(r.data[:n])
-	c.datagram = Datagram{Data: p.data, Meta: receivedMeta(c.oob[:c.header.Controllen]), Free: p.free}
+	c.datagram = received(c.oob[:c.header.Controllen])
+	if c.datagram.Data, c.datagram.Free = r.data[:n], r.free; n <= commonDatagram {
+		p := newParcel(r.data[:n])
+		c.datagram.Data, c.datagram.Free = p.data, p.free
+		r.free()
+	}
 	return true
 }
 
@@ -189,13 +207,20 @@ func (c *kernelUDP) explain(err error) error {
 }
 
 // Send implements [UDPConn].
-func (c *kernelUDP) Send(b []byte, m Meta) error {
-	if m != c.meta {
-		if err := c.use(m); err != nil {
+func (c *kernelUDP) Send(d Datagram) error {
+	if d.Meta != c.meta {
+		if err := c.use(d.Meta); err != nil {
 			return err
 		}
 	}
-	if _, _, err := c.conn.WriteMsgUDPAddrPort(b, c.control, netip.AddrPort{}); err != nil {
+	control := c.control
+	if size := d.Size(); size < len(d.Data) {
+		// Behind the others, in room that is there already.
+		control = binary.NativeEndian.AppendUint16(appendHeader(control, syscall.IPPROTO_UDP, udpSegment, 2), uint16(size))
+		control = append(control, make([]byte, syscall.CmsgSpace(2)-syscall.CmsgLen(2))...)
+		c.control = control[:len(c.control)]
+	}
+	if _, _, err := c.conn.WriteMsgUDPAddrPort(d.Data, control, netip.AddrPort{}); err != nil {
 		return c.explain(err)
 	}
 	return nil
@@ -250,40 +275,54 @@ func appendControl(b []byte, v4 bool, type6, type4 int, value int32) []byte {
 	if v4 {
 		level, kind = syscall.IPPROTO_IP, type4
 	}
-	message := make([]byte, syscall.CmsgSpace(4))
-	// struct cmsghdr: a size_t, then two ints.
-	header := syscall.CmsgLen(0)
-	if header == 16 {
-		binary.NativeEndian.PutUint64(message, uint64(syscall.CmsgLen(4)))
-	} else {
-		binary.NativeEndian.PutUint32(message, uint32(syscall.CmsgLen(4)))
-	}
-	binary.NativeEndian.PutUint32(message[header-8:], uint32(level))
-	binary.NativeEndian.PutUint32(message[header-4:], uint32(kind))
-	binary.NativeEndian.PutUint32(message[header:], uint32(value))
-	return append(b, message...)
+	b = binary.NativeEndian.AppendUint32(appendHeader(b, level, kind, 4), uint32(value))
+	return append(b, make([]byte, syscall.CmsgSpace(4)-syscall.CmsgLen(4))...)
 }
 
-// receivedMeta reads the control messages of a received datagram: class and
-// hop limit are ints, but for IPv4's class, which is one byte (ip(7), RFC 3542
-// section 6).
-func receivedMeta(oob []byte) (m Meta) {
-	messages, err := syscall.ParseSocketControlMessage(oob)
-	if err != nil {
-		return m
+// appendHeader appends a struct cmsghdr: a size_t, then two ints.
+func appendHeader(b []byte, level, kind, size int) []byte {
+	if syscall.CmsgLen(0) == 16 {
+		b = binary.NativeEndian.AppendUint64(b, uint64(syscall.CmsgLen(size)))
+	} else {
+		b = binary.NativeEndian.AppendUint32(b, uint32(syscall.CmsgLen(size)))
 	}
-	for _, message := range messages {
-		v4 := message.Header.Level == syscall.IPPROTO_IP
-		v6 := message.Header.Level == syscall.IPPROTO_IPV6
-		kind, data := message.Header.Type, message.Data
-		switch {
-		case v4 && kind == syscall.IP_TOS && len(data) >= 1:
-			m.Class = data[0]
-		case v6 && kind == syscall.IPV6_TCLASS && len(data) >= 4:
-			m.Class = uint8(binary.NativeEndian.Uint32(data))
-		case (v4 && kind == syscall.IP_TTL || v6 && kind == ipv6HopLimit) && len(data) >= 4:
-			m.Hops = uint8(binary.NativeEndian.Uint32(data))
+	b = binary.NativeEndian.AppendUint32(b, uint32(level))
+	return binary.NativeEndian.AppendUint32(b, uint32(kind))
+}
+
+// received reads the control messages of what was received: class and hop limit
+// are ints, but for IPv4's class, which is one byte (ip(7), RFC 3542 section 6);
+// the size of several datagrams is an int too (udp(7), UDP_GRO). They are read in
+// place, since syscall.ParseSocketControlMessage allocates.
+func received(oob []byte) (d Datagram) {
+	head := syscall.CmsgLen(0)
+	for len(oob) >= head {
+		size := 0
+		if head == 16 {
+			size = int(binary.NativeEndian.Uint64(oob))
+		} else {
+			size = int(binary.NativeEndian.Uint32(oob))
 		}
+		if size < head || size > len(oob) {
+			return d
+		}
+		level, kind := int(binary.NativeEndian.Uint32(oob[head-8:])), int(binary.NativeEndian.Uint32(oob[head-4:]))
+		d.receive(level, kind, oob[head:size])
+		oob = oob[min(len(oob), syscall.CmsgSpace(size-head)):]
 	}
-	return m
+	return d
+}
+
+func (d *Datagram) receive(level, kind int, data []byte) {
+	switch {
+	case level == syscall.IPPROTO_IP && kind == syscall.IP_TOS && len(data) >= 1:
+		d.Meta.Class = data[0]
+	case len(data) < 4:
+	case level == syscall.IPPROTO_IPV6 && kind == syscall.IPV6_TCLASS:
+		d.Meta.Class = uint8(binary.NativeEndian.Uint32(data))
+	case level == syscall.IPPROTO_IP && kind == syscall.IP_TTL, level == syscall.IPPROTO_IPV6 && kind == ipv6HopLimit:
+		d.Meta.Hops = uint8(binary.NativeEndian.Uint32(data))
+	case level == syscall.IPPROTO_UDP && kind == udpGRO:
+		d.Segment = int(binary.NativeEndian.Uint32(data))
+	}
 }

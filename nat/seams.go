@@ -45,40 +45,17 @@ type TCPInside interface {
 	Reject(Refusal)
 }
 
-// Meta is what the IP header says of a datagram beside its addresses.
-type Meta struct {
-	Class uint8 // DSCP and ECN (RFC 2474, RFC 3168)
-	Hops  uint8 // hop limit or TTL; 0 stands for the host's default
-	Whole bool  // it must not be fragmented by us: its sender looks for the path MTU
-}
-
-// Datagram is the payload of a datagram, which may be empty, and what its IP
-// header says.
-type Datagram struct {
-	Data []byte
-	Meta Meta
-	// Free, if not nil, gives the room of Data back. It is called once, and
-	// Data is not used afterwards.
-	Free func()
-}
-
-// free gives the room of the datagram back.
-func (d Datagram) free() {
-	if d.Free != nil {
-		d.Free()
-	}
-}
-
 // UDPConn is one half of a UDP flow. One goroutine receives and one sends;
 // Close may be called from any, and unblocks both with [net.ErrClosed].
 type UDPConn interface {
-	// Receive returns one datagram, which the caller frees. An [ICMPError]
+	// Receive returns a datagram, or several, which the caller frees. An [ICMPError]
 	// is about one that was sent, and the connection stays usable.
 	Receive() (Datagram, error)
 
-	// Send sends one datagram. An error that is a [DatagramError] with a
-	// datagram is about an earlier one, and this one has not been sent.
-	Send(data []byte, m Meta) error
+	// Send sends a datagram, or several, and keeps nothing of it. An error that
+	// is a [DatagramError] with a datagram is about an earlier one, and this one
+	// has not been sent; nor has any of several, whatever the error.
+	Send(Datagram) error
 
 	Close() error
 }

@@ -75,7 +75,7 @@ func (t *Translator) rejectUDP(in UDPInside, refusal Refusal) {
 	if err != nil {
 		return // the connection is closed: there is nobody to tell
 	}
-	in.Reject(refusal, d.Data[:min(len(d.Data), maxQuote)])
+	in.Reject(refusal, d.Data[:min(d.Size(), maxQuote)])
 	d.free()
 }
 
@@ -144,14 +144,7 @@ func (u *udpFlow) outwards() {
 		if err != nil {
 			return
 		}
-		err = u.send(d.Data, d.Meta)
-		switch {
-		case err == nil:
-			u.t.countOut(u.f, len(d.Data))
-		case !errors.Is(err, net.ErrClosed):
-			u.t.stats.udpDropped.Add(1)
-			u.reject(err, d.Data)
-		}
+		err = u.carry(d)
 		d.free()
 		if errors.Is(err, net.ErrClosed) {
 			return
@@ -159,12 +152,35 @@ func (u *udpFlow) outwards() {
 	}
 }
 
+// carry sends a datagram, or several at once; if those cannot be sent so, each
+// by itself. Of what cannot be sent the client is told.
+func (u *udpFlow) carry(d Datagram) error {
+	err := u.send(d)
+	if err == nil {
+		u.t.countOut(u.f, len(d.Data))
+		return nil
+	}
+	if len(d.Data) > d.Size() && !errors.Is(err, net.ErrClosed) {
+		for piece := range d.Pieces() {
+			if err = u.carry(Datagram{Data: piece, Meta: d.Meta}); errors.Is(err, net.ErrClosed) {
+				return err
+			}
+		}
+		return err
+	}
+	if !errors.Is(err, net.ErrClosed) {
+		u.t.stats.udpDropped.Add(1)
+		u.reject(err, d.Data)
+	}
+	return err
+}
+
 // send sends one datagram. What the kernel reports meanwhile about an earlier
 // one is told to the client first, and then this one is sent after all.
-func (u *udpFlow) send(datagram []byte, m Meta) error {
+func (u *udpFlow) send(d Datagram) error {
 	var err error
 	for range maxSendTries {
-		if err = u.out.Send(datagram, m); err == nil {
+		if err = u.out.Send(d); err == nil {
 			return nil
 		}
 		var said DatagramError
@@ -198,7 +214,7 @@ func (u *udpFlow) inwards() {
 		if err != nil {
 			return
 		}
-		err = u.in.Send(d.Data, d.Meta)
+		err = u.in.Send(d)
 		d.free()
 		switch {
 		case err == nil:

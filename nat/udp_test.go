@@ -50,7 +50,7 @@ func (p *packets) Receive() (Datagram, error) {
 	}
 }
 
-func (p *packets) Send(b []byte, m Meta) error {
+func (p *packets) Send(d Datagram) error {
 	select {
 	case <-p.closed:
 		return net.ErrClosed
@@ -58,7 +58,8 @@ func (p *packets) Send(b []byte, m Meta) error {
 		return err
 	default:
 	}
-	p.out <- Datagram{Data: bytes.Clone(b), Meta: m}
+	d.Data, d.Free = bytes.Clone(d.Data), nil
+	p.out <- d
 	return nil
 }
 
@@ -87,7 +88,7 @@ func newUDP(t *testing.T, r *fakeResolver, port uint16, first ...string) *udpFix
 	n := &fakeNet{udp: u.outside}
 	u.tr = newTestTranslator(t, r, n, nil, Limits{})
 	for _, d := range first {
-		_ = u.client.Send([]byte(d), Meta{}) // an open in-memory end takes it
+		_ = u.client.Send(Datagram{Data: []byte(d)}) // an open in-memory end takes it
 	}
 	u.wg.Go(func() { u.tr.ServeUDP(t.Context(), testTuple(UDP, 5000, port), u.inside) })
 	return u
@@ -106,8 +107,8 @@ func TestUDPKeepsWhatArrivedWhileResolving(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := newUDP(t, &fakeResolver{members: []netip.Addr{testU1}, delay: time.Second}, 7, "one", "", "three")
 		u.wantAt(t, u.member, "one", "", "three")
-		_ = u.member.Send(nil, Meta{})
-		_ = u.member.Send([]byte("back"), Meta{})
+		_ = u.member.Send(Datagram{})
+		_ = u.member.Send(Datagram{Data: []byte("back")})
 		u.wantAt(t, u.client, "", "back")
 		u.wg.Wait() // by idleness
 		s := u.tr.Stats()
@@ -127,7 +128,7 @@ func TestUDPIdle(t *testing.T) {
 			u := newUDP(t, &fakeResolver{members: []netip.Addr{testU1}}, tc.port, "q")
 			u.wantAt(t, u.member, "q")
 			time.Sleep(20 * time.Second)
-			_ = u.member.Send([]byte("a"), Meta{}) // an answer keeps the flow, too
+			_ = u.member.Send(Datagram{Data: []byte("a")}) // an answer keeps the flow, too
 			u.wantAt(t, u.client, "a")
 			u.wg.Wait()
 			if took := time.Since(start); took != tc.want+20*time.Second {
@@ -154,17 +155,17 @@ func TestUDPErrorsReachTheClient(t *testing.T) {
 		u.outside.errs <- refused // reported to the receiver
 		wantRejected(Refusal{Relayed, portUnreachable}, "first")
 		u.outside.late <- refused // reported to the sender of another datagram
-		_ = u.client.Send([]byte("second"), Meta{})
+		_ = u.client.Send(Datagram{Data: []byte("second")})
 		wantRejected(Refusal{Relayed, portUnreachable}, "first")
 		u.wantAt(t, u.member, "second") // which is sent all the same
 		u.outside.late <- syscall.ECONNREFUSED
-		_ = u.client.Send([]byte("third"), Meta{})
+		_ = u.client.Send(Datagram{Data: []byte("third")})
 		u.wantAt(t, u.member, "third")
 		u.outside.late <- tooBig // about the datagram that was to be sent
-		_ = u.client.Send([]byte("fourth"), Meta{})
+		_ = u.client.Send(Datagram{Data: []byte("fourth")})
 		wantRejected(Refusal{Relayed, tooBig.icmp}, "fourth")
 		u.outside.errs <- syscall.ECONNREFUSED // its details went to the sender
-		_ = u.client.Send([]byte("fifth"), Meta{Class: 0xb8, Hops: 9, Whole: true})
+		_ = u.client.Send(Datagram{Data: []byte("fifth"), Meta: Meta{Class: 0xb8, Hops: 9, Whole: true}})
 		if got := <-u.member.in; string(got.Data) != "fifth" || got.Meta != (Meta{0xb8, 9, true}) {
 			t.Errorf("the member got %q %+v", got.Data, got.Meta)
 		}

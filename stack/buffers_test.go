@@ -58,9 +58,9 @@ func TestFullBuffersRefuseNewFlowsOnly(t *testing.T) {
 			quiet = true
 		}
 	}
-	s.inject(syn)
+	s.injectPacket(syn)
 	wantReset(t, w, syn)
-	s.inject(udpDatagram(client4, any4, 4001, []byte("x")))
+	s.injectPacket(udpDatagram(client4, any4, 4001, []byte("x")))
 	wantUnreachable(t, w, any4, int(header.ICMPv4AdminProhibited), udpDatagram(client4, any4, 4001, []byte("x")))
 	if n := s.Stats().RefusedBuffers; n != 2 {
 		t.Errorf("%d flows refused, want 2", n)

@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"bytes"
 	"context"
 	"net/netip"
 	"os"
@@ -121,40 +122,35 @@ func newWire(t testing.TB) *wire {
 }
 
 // Read implements Device.
-func (w *wire) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
+func (w *wire) Read(bufs [][]byte) (int, error) {
 	p := w.ep.ReadContext(w.life)
 	if p == nil {
 		return 0, os.ErrClosed
 	}
 	defer p.DecRef()
-	sizes[0] = copy(bufs[0][offset:], p.ToView().AsSlice())
-	return 1, nil
+	clear(bufs[0])
+	return vnetSize + copy(bufs[1], p.ToView().AsSlice()), nil
 }
 
 // Write implements Device.
-func (w *wire) Write(bufs [][]byte, offset int) (int, error) {
+func (w *wire) Write(bufs [][]byte) error {
 	if w.life.Err() != nil {
-		return 0, os.ErrClosed
+		return os.ErrClosed
 	}
-	for _, b := range bufs {
-		packet := append([]byte(nil), b[offset:]...)
-		select {
-		case w.out <- packet:
-		default: // nobody looks
-		}
-		proto := header.IPv6ProtocolNumber
-		if header.IPVersion(packet) == header.IPv4Version {
-			proto = header.IPv4ProtocolNumber
-		}
-		p := gstack.NewPacketBuffer(gstack.PacketBufferOptions{Payload: buffer.MakeWithData(packet)})
-		w.ep.InjectInbound(proto, p)
-		p.DecRef()
+	packet := bytes.Join(bufs[1:], nil)
+	select {
+	case w.out <- packet:
+	default: // nobody looks
 	}
-	return len(bufs), nil
+	proto := header.IPv6ProtocolNumber
+	if header.IPVersion(packet) == header.IPv4Version {
+		proto = header.IPv4ProtocolNumber
+	}
+	p := gstack.NewPacketBuffer(gstack.PacketBufferOptions{Payload: buffer.MakeWithData(packet)})
+	w.ep.InjectInbound(proto, p)
+	p.DecRef()
+	return nil
 }
-
-// BatchSize implements Device.
-func (*wire) BatchSize() int { return 1 }
 
 // Close implements Device.
 func (w *wire) Close() error {
@@ -234,4 +230,15 @@ func (w *wire) mustDial(t testing.TB, transport tcpip.TransportProtocolNumber, t
 	}
 	t.Cleanup(func() { _ = c.Close() })
 	return c
+}
+
+// injectPacket lets in a packet of which nothing is known.
+func (s *Stack) injectPacket(b []byte) {
+	room := buffer.NewViewSize(maxPacket)
+	f := frame{room: room}
+	f.b = room.AsSlice()[:copy(room.AsSlice(), b)]
+	s.inject(&f)
+	if f.room != nil {
+		f.room.Release()
+	}
 }

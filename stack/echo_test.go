@@ -17,7 +17,7 @@ func TestEchoOfADeadMemberStaysUnanswered(t *testing.T) {
 		t.Run(f.name, func(t *testing.T) {
 			served := make(chan struct{})
 			s, w := start(t, handler{echo: func(context.Context, nat.Tuple, nat.EchoInside) { close(served) }}, Config{})
-			s.inject(echoRequest(f.client, f.dest, 7, 1, []byte("anybody?")))
+			s.injectPacket(echoRequest(f.client, f.dest, 7, 1, []byte("anybody?")))
 			<-served
 			eventually(t, "no echo is being served", func() bool { return s.Stats().Echoes == 0 })
 			w.wantNothingMore(t)
@@ -44,7 +44,7 @@ func TestEchoReplyIsTheClientsOwn(t *testing.T) {
 				parts = fragments(request, 9)
 			}
 			for _, part := range parts {
-				s.inject(part)
+				s.injectPacket(part)
 			}
 			message := w.message(t, f.dest, f.client)
 			kind := uint8(header.ICMPv6EchoReply)
@@ -75,7 +75,7 @@ func TestEchoErrorsOfThePath(t *testing.T) {
 				in.Reject(nat.Refusal{Reason: nat.Relayed, ICMP: tc.icmp})
 			}}, Config{})
 			request := echoRequest(client6, any6, 1, 1, []byte("x"))
-			s.inject(request)
+			s.injectPacket(request)
 			_, message := split(t, w.next(t), tc.from, client6)
 			if message[0] != tc.icmp.Type || message[1] != tc.icmp.Code || uint32(message[6])<<8|uint32(message[7]) != tc.icmp.Info ||
 				!bytes.Equal(message[icmpHeader:], request) {
@@ -89,7 +89,7 @@ func TestEchoLimit(t *testing.T) {
 	goOn := make(chan struct{})
 	s, _ := start(t, handler{echo: func(context.Context, nat.Tuple, nat.EchoInside) { <-goOn }}, Config{Echoes: 2})
 	for seq := range uint16(5) {
-		s.inject(echoRequest(client6, any6, 1, seq, nil))
+		s.injectPacket(echoRequest(client6, any6, 1, seq, nil))
 	}
 	if st := s.Stats(); st.Echoes != 2 || st.EchoesDropped != 3 {
 		t.Errorf("%d echoes, %d dropped; want 2, 3", st.Echoes, st.EchoesDropped)

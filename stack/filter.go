@@ -16,6 +16,7 @@ type packet struct {
 	pointer   int   // offset of the byte that holds transport's number
 	payload   int   // offset of the transport header
 	length    int   // of the packet, by its IP header
+	fragment  bool  // it has a fragment header, or is part of a fragmented IPv4 packet
 	later     bool  // a fragment other than the first: it has no transport header
 }
 
@@ -39,7 +40,7 @@ func parseIPv4(b []byte) (packet, bool) {
 	return packet{
 		src: netip.AddrFrom4(ip.SourceAddress().As4()), dst: netip.AddrFrom4(ip.DestinationAddress().As4()),
 		transport: ip.Protocol(), pointer: 9, payload: int(ip.HeaderLength()), later: ip.FragmentOffset() != 0,
-		length: int(ip.TotalLength()),
+		fragment: ip.More() || ip.FragmentOffset() != 0, length: int(ip.TotalLength()),
 	}, true
 }
 
@@ -63,6 +64,7 @@ func parseIPv6(b []byte) (packet, bool) {
 		size := 8 * (1 + int(extension[1]))
 		if p.transport == uint8(header.IPv6FragmentHeader) {
 			size = header.IPv6FragmentHeaderSize
+			p.fragment = true
 			p.later = binary.BigEndian.Uint16(extension[2:])>>3 != 0
 		}
 		p.pointer, p.transport = p.payload, extension[0]
@@ -86,6 +88,24 @@ func (p packet) isICMP() bool {
 		return p.transport == uint8(header.ICMPv4ProtocolNumber)
 	}
 	return p.transport == uint8(header.ICMPv6ProtocolNumber)
+}
+
+// headers returns the length of all headers of a TCP segment in b, and of the
+// IP headers of any other packet.
+func (p packet) headers(b []byte) int {
+	if p.later || p.transport != uint8(header.TCPProtocolNumber) || len(b) < p.payload+header.TCPMinimumSize {
+		return p.payload
+	}
+	return p.payload + int(header.TCP(b[p.payload:]).DataOffset())
+}
+
+// plain reports whether the IP header is the shortest there is, of a whole
+// packet.
+func (p packet) plain() bool {
+	if p.dst.Is4() {
+		return p.payload == header.IPv4MinimumSize && !p.fragment
+	}
+	return p.payload == header.IPv6MinimumSize
 }
 
 // verdict is what becomes of a packet.
@@ -160,23 +180,16 @@ func canBeAnswered(a netip.Addr) bool {
 }
 
 // inject lets a packet in, or does what its verdict says.
-func (s *Stack) inject(b []byte) {
+func (s *Stack) inject(f *frame) {
 	s.stats.packetsIn.Add(1)
-	s.stats.bytesIn.Add(uint64(len(b)))
-	p, v := s.judge(b)
+	s.stats.bytesIn.Add(uint64(len(f.b)))
+	p, v := s.judge(f.b)
 	switch v {
 	case admit:
-		if p.isICMP() && !p.later {
-			s.clientRefused(p, b[min(p.payload, len(b)):])
-		}
-		s.link.zero.admit(p, b)
-		if id, ok := synID(p, b); ok && (s.pending.get(id) == nil && s.shed(tupleOf(nat.TCP, id)) || s.holdBack(p, id, b)) {
-			return
-		}
-		s.link.deliver(b, p.dst.Is6())
+		s.admit(f, p)
 	case refuseProtocol:
 		s.stats.refusedProtocol.Add(1)
-		s.sendError(nat.Tuple{Client: netip.AddrPortFrom(p.src, 0), Anycast: netip.AddrPortFrom(p.dst, 0)}, protocolError(p), b)
+		s.sendError(nat.Tuple{Client: netip.AddrPortFrom(p.src, 0), Anycast: netip.AddrPortFrom(p.dst, 0)}, protocolError(p), f.b)
 	case dropMalformed:
 		s.stats.malformed.Add(1)
 	case dropDestination:
@@ -186,4 +199,22 @@ func (s *Stack) inject(b []byte) {
 	case dropICMP:
 		s.stats.otherICMP.Add(1)
 	}
+}
+
+// admit brings a packet to who takes it.
+func (s *Stack) admit(f *frame, p packet) {
+	switch {
+	case p.later:
+	case p.transport == uint8(header.UDPProtocolNumber) && p.plain():
+		s.plainDatagram(f, p)
+		return
+	case p.transport == uint8(header.TCPProtocolNumber):
+		s.link.zero.admit(p, f.b)
+		if id, ok := synID(p, f.b); ok && (s.pending.get(id) == nil && s.shed(tupleOf(nat.TCP, id)) || s.holdBack(p, id, f)) {
+			return
+		}
+	case p.isICMP():
+		s.clientRefused(p, f.b[min(p.payload, len(f.b)):])
+	}
+	s.deliver(f, p)
 }

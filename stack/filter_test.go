@@ -68,7 +68,7 @@ func TestDropsAreCounted(t *testing.T) {
 	badDatagram[len(badDatagram)-1] ^= 1
 	for _, p := range [][]byte{nil, badSum, badDatagram, synTo(client6, netip.MustParseAddr("2001:db8:bb::1"), 1, 1), synTo(any6, any6, 1, 1),
 		ipPacket(client6, any6, header.ICMPv6ProtocolNumber, []byte{135, 0, 0, 0})} {
-		s.inject(p)
+		s.injectPacket(p)
 	}
 	got := s.Stats()
 	if got.Malformed != 3 || got.NotAnycast != 1 || got.BadSource != 1 || got.OtherICMP != 1 || got.PacketsIn != 6 || got.Handshakes != 0 {
@@ -116,7 +116,7 @@ func FuzzInject(f *testing.F) {
 	}
 	s, _ := start(f, h, Config{})
 	f.Fuzz(func(t *testing.T, first, second []byte) {
-		s.inject(first[:min(len(first), maxPacket)])
-		s.inject(second[:min(len(second), maxPacket)])
+		s.injectPacket(first[:min(len(first), maxPacket)])
+		s.injectPacket(second[:min(len(second), maxPacket)])
 	})
 }

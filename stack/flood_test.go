@@ -26,8 +26,8 @@ func TestRefusalsAreShedInAFlood(t *testing.T) {
 	}, Config{})
 	began := time.Now()
 	for i := range uint16(flood / 2) {
-		s.inject(synTo(client6, any6, 1024+i, 1))
-		s.inject(udpDatagram(client6, any6, 1024+i, nil))
+		s.injectPacket(synTo(client6, any6, 1024+i, 1))
+		s.injectPacket(udpDatagram(client6, any6, 1024+i, nil))
 	}
 	most := int64(refusalsPerSecond + time.Since(began).Seconds()*refusalsPerSecond + 1)
 	eventually(t, "all are dealt with", func() bool { return refused.Load()+int64(s.Stats().Shed) == flood })
@@ -59,13 +59,13 @@ func TestKnownFlowsAreNotShed(t *testing.T) {
 	}
 	s, _ := start(t, h, Config{})
 	defer close(goOn)
-	s.inject(synTo(client6, any6, 4000, 1))
-	s.inject(udpDatagram(client6, any6, 4000, nil))
+	s.injectPacket(synTo(client6, any6, 4000, 1))
+	s.injectPacket(udpDatagram(client6, any6, 4000, nil))
 	full.Store(true)
 	s.refusals.AllowN(time.Now(), refusalsPerSecond)
 	for range 100 {
-		s.inject(synTo(client6, any6, 4000, 1))
-		s.inject(udpDatagram(client6, any6, 4000, nil))
+		s.injectPacket(synTo(client6, any6, 4000, 1))
+		s.injectPacket(udpDatagram(client6, any6, 4000, nil))
 	}
 	eventually(t, "the datagrams are served", func() bool { return served.Load() == 101 })
 	if st := s.Stats(); st.Shed != 0 || st.Handshakes != 1 {

@@ -2,7 +2,6 @@ package stack
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"sync"
 
@@ -12,100 +11,119 @@ import (
 	gstack "gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
-const (
-	maxPacket = 65535
+const maxPacket = 65535
 
-	// commonPacket is the most that nearly every packet has, bytes: the common
-	// MTU, and a little. In a flood of datagrams each flow sends one, and all of
-	// them wait for the device at one time.
-	commonPacket = 2048
-
-	// writeOffset is the room that the device wants before a packet for its
-	// virtio-net header, 10 bytes (VIRTIO 1.2 section 5.1.6).
-	writeOffset = 10
-)
-
-// link is the netstack's interface: what it sends goes to the device at once.
+// link is how the netstack reaches the device: what it sends goes there at once.
+// The device does what network hardware would: it cuts a packet of many TCP
+// segments into those, and fills in checksums.
 type link struct {
 	device Device
 	mtu    uint32
+	tso    bool // the device takes TCP packets of many segments
+	uso    bool // and UDP packets of many datagrams
 	stats  *counters
-	pool   sync.Pool // of *[writeOffset+maxPacket]byte
-	single sync.Pool // of *[writeOffset+commonPacket]byte
 	zero   zeroWindows
+	slots  sync.Pool // of *slot
 
-	mu         sync.RWMutex
-	dispatcher gstack.NetworkDispatcher
+	// A netstack believes its interface as a whole that checksums have been
+	// verified, or not at all. So it has two: one for the packets of which the
+	// device says so, and one for all others.
+	checked, unchecked port
 }
 
-func newLink(d Device, mtu int, stats *counters) *link {
-	return &link{
-		device: d, mtu: uint32(mtu), stats: stats,
-		zero:   zeroWindows{flows: make(map[gstack.TransportEndpointID]uint32)},
-		pool:   sync.Pool{New: func() any { return new([writeOffset + maxPacket]byte) }},
-		single: sync.Pool{New: func() any { return new([writeOffset + commonPacket]byte) }},
-	}
+// slot is what a packet is written from.
+type slot struct {
+	header  vnetHeader
+	encoded [vnetSize]byte
+	headers [header.IPv6MinimumSize + header.UDPMinimumSize]byte // room for those of a datagram
+	parts   [][]byte
 }
 
-// WritePackets sends the packets to the device, in one batch. The buffers have
-// room behind each packet: the device joins neighbours of one flow there.
-func (l *link) WritePackets(packets gstack.PacketBufferList) (int, tcpip.Error) {
-	list := packets.AsSlice()
-	if len(list) == 1 && list[0].Size() <= commonPacket {
-		return l.writePacket(list[0])
+func newLink(d Device, c Config, stats *counters) *link {
+	l := &link{
+		device: d, mtu: uint32(c.MTU), tso: c.TCPOffload, uso: c.UDPOffload, stats: stats,
+		zero:  zeroWindows{flows: make(map[gstack.TransportEndpointID]uint32)},
+		slots: sync.Pool{New: func() any { return &slot{parts: make([][]byte, 0, 8)} }},
 	}
-	bufs := make([][]byte, 0, len(list))
-	backing := make([]*[writeOffset + maxPacket]byte, 0, len(list))
-	size := 0
-	for _, p := range list {
-		l.zero.sent(p)
-		room := l.pool.Get().(*[writeOffset + maxPacket]byte)
-		buf := room[:writeOffset]
-		for _, part := range p.AsSlices() {
-			buf = append(buf, part...)
-		}
-		size += len(buf) - writeOffset
-		bufs, backing = append(bufs, buf), append(backing, room)
-	}
-	_, err := l.device.Write(bufs, writeOffset)
-	for _, room := range backing {
-		l.pool.Put(room)
-	}
-	return l.wrote(len(list), size, err)
+	l.checked = port{link: l, capabilities: gstack.CapabilityRXChecksumOffload}
+	l.unchecked = port{link: l}
+	return l
 }
 
-// writePacket sends one packet that has no neighbours to be joined with.
-func (l *link) writePacket(p *gstack.PacketBuffer) (int, tcpip.Error) {
-	l.zero.sent(p)
-	room := l.single.Get().(*[writeOffset + commonPacket]byte)
-	buf := room[:writeOffset]
-	for _, part := range p.AsSlices() {
-		buf = append(buf, part...)
-	}
-	_, err := l.device.Write([][]byte{buf}, writeOffset)
-	l.single.Put(room)
-	return l.wrote(1, len(buf)-writeOffset, err)
-}
-
-// wrote counts what was sent, and is the result of WritePackets.
-func (l *link) wrote(packets, size int, err error) (int, tcpip.Error) {
+// write sends a packet, which is parts in turn.
+func (l *link) write(s *slot, size int) error {
+	s.header.encode(s.encoded[:])
+	s.parts[0] = s.encoded[:]
+	err := l.device.Write(s.parts)
 	if err != nil {
 		l.stats.writeErrors.Add(1)
-		if errors.Is(err, os.ErrClosed) {
-			return 0, &tcpip.ErrClosedForSend{}
-		}
-		return 0, &tcpip.ErrNoBufferSpace{} // lost on the link, as any packet may be
+		return err
 	}
-	l.stats.packetsOut.Add(uint64(packets))
+	l.stats.packetsOut.Add(1)
 	l.stats.bytesOut.Add(uint64(size))
-	return packets, nil
+	return nil
+}
+
+// slot returns a slot whose first part is for the header.
+func (l *link) slot() *slot {
+	s := l.slots.Get().(*slot)
+	s.header = vnetHeader{}
+	s.parts = append(s.parts[:0], nil)
+	return s
+}
+
+// release gives the slot back, and lets go of what it pointed to.
+func (l *link) release(s *slot) {
+	clear(s.parts)
+	l.slots.Put(s)
+}
+
+// writePacket sends a packet of the netstack.
+func (l *link) writePacket(p *gstack.PacketBuffer) error {
+	l.zero.sent(p)
+	s := l.slot()
+	defer l.release(s)
+	size := 0
+	views, skip := p.AsViewList()
+	for v := views.Front(); v != nil; v = v.Next() {
+		part := v.AsSlice()
+		if skip >= len(part) {
+			skip -= len(part)
+			continue
+		}
+		s.parts = append(s.parts, part[skip:])
+		size += len(part) - skip
+		skip = 0
+	}
+	if gso := p.GSOOptions; gso.Type != gstack.GSONone && gso.NeedsCsum {
+		s.header.flags = vnetNeedsChecksum
+		s.header.checksumStart, s.header.checksumAt = gso.L3HdrLen, gso.CsumOffset
+		if headers := p.HeaderSize(); size-headers > int(gso.MSS) {
+			s.header.headers, s.header.segment, s.header.gso = uint16(headers), gso.MSS, vnetTCP6
+			if gso.Type == gstack.GSOTCPv4 {
+				s.header.gso = vnetTCP4
+			}
+		}
+	}
+	return l.write(s, size)
 }
 
 // deliver hands one packet to the netstack, which keeps a copy.
-func (l *link) deliver(packet []byte, v6 bool) {
-	l.mu.RLock()
-	dispatcher := l.dispatcher
-	l.mu.RUnlock()
+func (l *link) deliver(packet []byte, v6, checked bool) {
+	l.deliverBuffer(buffer.MakeWithData(packet), v6, checked)
+}
+
+// deliverBuffer hands one packet to the netstack, which owns it from then on.
+func (l *link) deliverBuffer(packet buffer.Buffer, v6, checked bool) {
+	port := &l.unchecked
+	if checked {
+		port = &l.checked
+	}
+	port.mu.RLock()
+	dispatcher := port.dispatcher
+	port.mu.RUnlock()
+	p := gstack.NewPacketBuffer(gstack.PacketBufferOptions{Payload: packet})
+	defer p.DecRef()
 	if dispatcher == nil {
 		return // being stopped
 	}
@@ -113,68 +131,68 @@ func (l *link) deliver(packet []byte, v6 bool) {
 	if v6 {
 		proto = header.IPv6ProtocolNumber
 	}
-	p := gstack.NewPacketBuffer(gstack.PacketBufferOptions{Payload: buffer.MakeWithData(packet)})
 	dispatcher.DeliverNetworkPacket(proto, p)
-	p.DecRef()
+}
+
+// port is one of the netstack's interfaces, both on the same link.
+type port struct {
+	*link
+	capabilities gstack.LinkEndpointCapabilities
+
+	mu         sync.RWMutex
+	dispatcher gstack.NetworkDispatcher
+}
+
+// WritePackets implements [gstack.LinkWriter].
+func (p *port) WritePackets(packets gstack.PacketBufferList) (int, tcpip.Error) {
+	for i, packet := range packets.AsSlice() {
+		if err := p.writePacket(packet); err != nil {
+			if errors.Is(err, os.ErrClosed) {
+				return i, &tcpip.ErrClosedForSend{}
+			}
+			return i, &tcpip.ErrNoBufferSpace{} // lost on the link, as any packet may be
+		}
+	}
+	return packets.Len(), nil
 }
 
 // Attach implements [gstack.NetworkLinkEndpoint]; nil takes the netstack away.
-func (l *link) Attach(d gstack.NetworkDispatcher) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.dispatcher = d
+func (p *port) Attach(d gstack.NetworkDispatcher) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.dispatcher = d
 }
 
 // IsAttached implements [gstack.NetworkLinkEndpoint].
-func (l *link) IsAttached() bool {
-	l.mu.RLock()
-	defer l.mu.RUnlock()
-	return l.dispatcher != nil
+func (p *port) IsAttached() bool {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	return p.dispatcher != nil
 }
+
+// SupportedGSO implements [gstack.GSOEndpoint].
+func (p *port) SupportedGSO() gstack.SupportedGSO {
+	if p.tso {
+		return gstack.HostGSOSupported
+	}
+	return gstack.GSONotSupported
+}
+
+// GSOMaxSize implements [gstack.GSOEndpoint]: as much as an IP packet has.
+func (*port) GSOMaxSize() uint32 { return maxPacket }
 
 // The rest of [gstack.LinkEndpoint]: a TUN has no link layer, and its MTU does
 // not change.
 
-func (l *link) MTU() uint32                                 { return l.mtu }
-func (*link) SetMTU(uint32)                                 {}
-func (*link) MaxHeaderLength() uint16                       { return 0 }
-func (*link) LinkAddress() tcpip.LinkAddress                { return "" }
-func (*link) SetLinkAddress(tcpip.LinkAddress)              {}
-func (*link) Capabilities() gstack.LinkEndpointCapabilities { return 0 }
-func (*link) Wait()                                         {}
-func (*link) Close()                                        {}
-func (*link) SetOnCloseAction(func())                       {}
-func (*link) ARPHardwareType() header.ARPHardwareType       { return header.ARPHardwareNone }
-func (*link) AddHeader(*gstack.PacketBuffer)                {}
-func (*link) ParseHeader(*gstack.PacketBuffer) bool         { return true }
-
-// readPackets reads batches from the device until it is closed.
-func (s *Stack) readPackets() error {
-	n := s.device.BatchSize()
-	bufs, sizes := make([][]byte, n), make([]int, n)
-	for i := range bufs {
-		bufs[i] = make([]byte, maxPacket)
-	}
-	failures := 0
-	for {
-		got, err := s.device.Read(bufs, sizes, 0)
-		for i := range got {
-			s.inject(bufs[i][:sizes[i]])
-		}
-		switch {
-		case err == nil:
-			failures = 0
-		case errors.Is(err, os.ErrClosed):
-			return nil
-		default:
-			// One packet the device could not make sense of is no reason to
-			// end; a device that only fails is.
-			s.stats.readErrors.Add(1)
-			if failures++; failures >= maxReadFailures {
-				return fmt.Errorf("stack: read from the device: %w", err)
-			}
-		}
-	}
-}
-
-const maxReadFailures = 64
+func (p *port) MTU() uint32                                   { return p.mtu }
+func (*port) SetMTU(uint32)                                   {}
+func (*port) MaxHeaderLength() uint16                         { return 0 }
+func (*port) LinkAddress() tcpip.LinkAddress                  { return "" }
+func (*port) SetLinkAddress(tcpip.LinkAddress)                {}
+func (p *port) Capabilities() gstack.LinkEndpointCapabilities { return p.capabilities }
+func (*port) Wait()                                           {}
+func (*port) Close()                                          {}
+func (*port) SetOnCloseAction(func())                         {}
+func (*port) ARPHardwareType() header.ARPHardwareType         { return header.ARPHardwareNone }
+func (*port) AddHeader(*gstack.PacketBuffer)                  {}
+func (*port) ParseHeader(*gstack.PacketBuffer) bool           { return true }

@@ -26,15 +26,16 @@ import (
 	"aarptun/nat"
 )
 
-// Device is where packets come from and go to; it is the contract of
-// wireguard-go's tun.Device. Read and Write may be called at the same time.
+// Device is where packets come from and go to, each behind a virtio_net_hdr of
+// 10 bytes in the host's byte order (VIRTIO 1.2 section 5.1.6). One goroutine
+// reads; Write and Close may be called from any.
 type Device interface {
-	// Read fills up to BatchSize buffers from offset with one packet each.
-	Read(bufs [][]byte, sizes []int, offset int) (int, error)
-	// Write sends packets that begin at offset, which is at least 10; it may
-	// overwrite the buffers, up to their capacity.
-	Write(bufs [][]byte, offset int) (int, error)
-	BatchSize() int
+	// Read fills bufs in turn with one packet behind its header, and returns
+	// the length of both. It blocks until there is one.
+	Read(bufs [][]byte) (int, error)
+	// Write sends one packet, which is bufs in turn, behind its header, and
+	// keeps nothing of it.
+	Write(bufs [][]byte) error
 	// Close makes Read return [os.ErrClosed].
 	Close() error
 }
@@ -57,6 +58,11 @@ type Config struct {
 	MTU      int            // of the device, bytes
 	Prefixes []netip.Prefix // the anycast prefixes: only packets to them are let in
 
+	// TCPOffload is whether the device takes TCP packets of up to 64 KiB, which
+	// it cuts into segments of the MTU, and fills in checksums; UDPOffload is
+	// whether it does so with several datagrams of one size.
+	TCPOffload, UDPOffload bool
+
 	// Handshakes is how many SYNs may wait for their answer; over it a SYN is
 	// dropped and counted, and the client sends it again. Default 8,192.
 	Handshakes int
@@ -76,7 +82,8 @@ type Config struct {
 }
 
 const (
-	nicID = 1
+	nicID       = 1 // the interface of checked packets, and of what we send
+	uncheckedID = 2 // that of all others
 
 	defaultHandshakes = 8192
 	defaultEchoes     = 1024
@@ -104,6 +111,7 @@ type Stack struct {
 	pending  pendingSYNs
 	held     atomic.Int32 // SYNs that wait for the end of an endpoint
 	udp      udpFlows
+	ids      atomic.Uint32 // of IPv4 packets (RFC 6864)
 	buffers  buffers
 	echoes   chan struct{} // one slot for each request being served
 	errors   *rate.Limiter
@@ -144,7 +152,7 @@ func New(d Device, h Handler, c Config) (*Stack, error) {
 		refusals: rate.NewLimiter(refusalsPerSecond, refusalsPerSecond),
 	}
 	s.life, s.end = context.WithCancel(context.Background())
-	s.link = newLink(d, c.MTU, &s.stats)
+	s.link = newLink(d, c, &s.stats)
 	if err := s.buildNet(c.clock); err != nil {
 		s.end()
 		return nil, err
@@ -173,19 +181,20 @@ func (s *Stack) buildNet(clock tcpip.Clock) error {
 	s.net.SetTransportProtocolHandler(udp.ProtocolNumber, s.handleUDP)
 	s.net.SetTransportProtocolHandler(icmp.ProtocolNumber4, s.handleICMP)
 	s.net.SetTransportProtocolHandler(icmp.ProtocolNumber6, s.handleICMP)
-	if err := s.net.CreateNIC(nicID, s.link); err != nil {
-		return fmt.Errorf("stack: create the interface: %v", err)
+	var routes []tcpip.Route
+	for id, port := range map[tcpip.NICID]*port{nicID: &s.link.checked, uncheckedID: &s.link.unchecked} {
+		if err := s.net.CreateNIC(id, port); err != nil {
+			return fmt.Errorf("stack: create the interface: %v", err)
+		}
+		if err := s.net.SetPromiscuousMode(id, true); err != nil {
+			return fmt.Errorf("stack: promiscuous mode: %v", err)
+		}
+		if err := s.net.SetSpoofing(id, true); err != nil {
+			return fmt.Errorf("stack: spoofing: %v", err)
+		}
+		routes = append(routes, tcpip.Route{Destination: header.IPv4EmptySubnet, NIC: id}, tcpip.Route{Destination: header.IPv6EmptySubnet, NIC: id})
 	}
-	if err := s.net.SetPromiscuousMode(nicID, true); err != nil {
-		return fmt.Errorf("stack: promiscuous mode: %v", err)
-	}
-	if err := s.net.SetSpoofing(nicID, true); err != nil {
-		return fmt.Errorf("stack: spoofing: %v", err)
-	}
-	s.net.SetRouteTable([]tcpip.Route{
-		{Destination: header.IPv4EmptySubnet, NIC: nicID},
-		{Destination: header.IPv6EmptySubnet, NIC: nicID},
-	})
+	s.net.SetRouteTable(routes)
 	return nil
 }
 

@@ -37,7 +37,7 @@ func (s *Stack) shed(tuple nat.Tuple) bool {
 
 // holdBack takes a SYN whose predecessor is still ending, and delivers it
 // later. It reports false for every other SYN.
-func (s *Stack) holdBack(p packet, id gstack.TransportEndpointID, b []byte) bool {
+func (s *Stack) holdBack(p packet, id gstack.TransportEndpointID, f *frame) bool {
 	if !s.isEnding(id) {
 		return false
 	}
@@ -46,7 +46,7 @@ func (s *Stack) holdBack(p packet, id gstack.TransportEndpointID, b []byte) bool
 		s.stats.synsDropped.Add(1) // the client sends it again
 		return true
 	}
-	later := bytes.Clone(b)
+	later, checked := bytes.Clone(f.b), f.vnet.checked()
 	go func() {
 		defer s.serves.Done()
 		defer s.held.Add(-1)
@@ -60,7 +60,7 @@ func (s *Stack) holdBack(p packet, id gstack.TransportEndpointID, b []byte) bool
 				break
 			}
 		}
-		s.link.deliver(later, p.dst.Is6())
+		s.link.deliver(later, p.dst.Is6(), checked)
 	}()
 	return true
 }

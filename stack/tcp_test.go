@@ -251,7 +251,7 @@ func TestTCPReject(t *testing.T) {
 					close(rejected)
 				}}, Config{})
 				syn := synTo(f.client, f.dest, 4000, 1)
-				s.inject(syn)
+				s.injectPacket(syn)
 				<-rejected
 				code := want.code6
 				if f.dest.Is4() {
@@ -280,7 +280,7 @@ func TestTCPRetransmittedSYNIsOneFlow(t *testing.T) {
 		in.Reject(nat.Refusal{Reason: nat.Refused})
 	}}, Config{})
 	for range 5 {
-		s.inject(synTo(client6, any6, 4000, 1))
+		s.injectPacket(synTo(client6, any6, 4000, 1))
 	}
 	<-calls
 	if n := s.Stats().Handshakes; n != 1 {
@@ -301,13 +301,13 @@ func TestTCPClientGivesUpWhileTheMemberIsDialled(t *testing.T) {
 		in.Reject(nat.Refusal{Reason: nat.Timeout})
 		ended <- ctx.Err()
 	}}, Config{})
-	s.inject(synTo(client6, any6, 4000, 1))
-	s.inject(tcpPacket(client6, any6, 4000, header.TCPFields{SeqNum: 77, Flags: header.TCPFlagRst})) // about another connection
+	s.injectPacket(synTo(client6, any6, 4000, 1))
+	s.injectPacket(tcpPacket(client6, any6, 4000, header.TCPFields{SeqNum: 77, Flags: header.TCPFlagRst})) // about another connection
 	time.Sleep(20 * time.Millisecond)
 	if len(ended) != 0 {
 		t.Error("a RST of another connection ended the dial")
 	}
-	s.inject(tcpPacket(client6, any6, 4000, header.TCPFields{SeqNum: 2, Flags: header.TCPFlagRst}))
+	s.injectPacket(tcpPacket(client6, any6, 4000, header.TCPFields{SeqNum: 2, Flags: header.TCPFlagRst}))
 	if err := <-ended; !errors.Is(err, context.Canceled) {
 		t.Errorf("context ended with %v", err)
 	}
@@ -325,7 +325,7 @@ func TestTCPClientVanishesWhileTheMemberIsDialled(t *testing.T) {
 	var last time.Time
 	for range 5 {
 		last = time.Now()
-		s.inject(synTo(client6, any6, 4000, 1))
+		s.injectPacket(synTo(client6, any6, 4000, 1))
 		time.Sleep(patience / 25)
 	}
 	if len(ended) != 0 {
@@ -348,7 +348,7 @@ func TestTCPHandshakeLimit(t *testing.T) {
 		in.Reject(nat.Refusal{Reason: nat.Timeout})
 	}}, Config{Handshakes: 2})
 	for port := range uint16(5) {
-		s.inject(synTo(client6, any6, 4000+port, 1))
+		s.injectPacket(synTo(client6, any6, 4000+port, 1))
 	}
 	<-begun
 	<-begun
@@ -357,7 +357,7 @@ func TestTCPHandshakeLimit(t *testing.T) {
 	}
 	close(goOn)
 	eventually(t, "room again", func() bool { return s.Stats().Handshakes == 0 })
-	s.inject(synTo(client6, any6, 5000, 1))
+	s.injectPacket(synTo(client6, any6, 5000, 1))
 	<-begun
 }
 
@@ -371,7 +371,7 @@ func TestCloseEndsAHandshakeUnderWay(t *testing.T) {
 	if err := w.client.DisableNIC(1); err != nil {
 		t.Fatal(err)
 	}
-	s.inject(synTo(client6, any6, 4000, 1))
+	s.injectPacket(synTo(client6, any6, 4000, 1))
 	<-w.out
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
@@ -396,7 +396,7 @@ func TestHandshakeEndsWithItsContext(t *testing.T) {
 		if err := w.client.DisableNIC(1); err != nil {
 			t.Fatal(err)
 		}
-		s.inject(synTo(client6, any6, 4000, 1))
+		s.injectPacket(synTo(client6, any6, 4000, 1))
 		if !before {
 			<-w.out
 			cancel()

@@ -25,7 +25,7 @@ func udpEcho(flows chan<- nat.Tuple) func(context.Context, nat.Tuple, nat.UDPIns
 			if err != nil {
 				return
 			}
-			if err := in.Send(d.Data, d.Meta); err != nil {
+			if err := in.Send(d); err != nil {
 				return
 			}
 		}
@@ -87,7 +87,7 @@ func TestUDPMetaBothWays(t *testing.T) {
 						return
 					}
 					got <- d
-					_ = in.Send([]byte("back"), nat.Meta{Class: 0x2b})
+					_ = in.Send(nat.Datagram{Data: []byte("back"), Meta: nat.Meta{Class: 0x2b}})
 				}
 			}}, Config{})
 			// The client has no socket, and its netstack would say so.
@@ -96,7 +96,7 @@ func TestUDPMetaBothWays(t *testing.T) {
 			}
 			packet := udpDatagram(f.client, f.dest, 4000, []byte("there"))
 			setClass(packet, 0xb9)
-			s.inject(packet)
+			s.injectPacket(packet)
 			d := <-got
 			if d.Meta.Class != 0xb9 || d.Meta.Hops != 64 || d.Meta.Whole != f.dest.Is6() || string(d.Data) != "there" {
 				t.Errorf("datagram %q %+v", d.Data, d.Meta)
@@ -108,13 +108,13 @@ func TestUDPMetaBothWays(t *testing.T) {
 				header.IPv4(packet).SetFlagsFragmentOffset(header.IPv4FlagDontFragment, 0)
 				header.IPv4(packet).SetChecksum(0)
 				header.IPv4(packet).SetChecksum(^header.IPv4(packet).CalculateChecksum())
-				s.inject(packet)
+				s.injectPacket(packet)
 				if d := <-got; !d.Meta.Whole {
 					t.Error("the datagram came with DF, and yet may be fragmented")
 				}
 			}
 			for _, part := range fragments(packet, 0x77) {
-				s.inject(part)
+				s.injectPacket(part)
 			}
 			if d := <-got; d.Meta.Whole || string(d.Data) != "there" {
 				t.Errorf("a datagram that came in fragments: %q %+v", d.Data, d.Meta)
@@ -129,24 +129,29 @@ func TestUDPQueueIsBoundedAndInOrder(t *testing.T) {
 	s, _ := start(t, handler{udp: func(_ context.Context, _ nat.Tuple, in nat.UDPInside) {
 		<-goOn
 		n := 0
-		for ; ; n++ {
+		for n < udpQueue/size {
 			d, err := in.Receive()
-			if err != nil || string(d.Data[:4]) == "last" {
+			if err != nil {
+				t.Errorf("Receive: %v", err)
 				break
 			}
-			if want := fmt.Sprintf("%04d", n); string(d.Data[:4]) != want {
-				t.Errorf("datagram %s, want %s", d.Data[:4], want)
+			if waiting := min(udpQueue/size-n, maxJoinedBytes/size, maxJoined); len(d.Data) != waiting*size {
+				t.Errorf("%d bytes at once, want %d datagrams", len(d.Data), waiting)
 			}
-			if n == udpQueue/size-1 {
-				break
+			for piece := range d.Pieces() {
+				if want := fmt.Sprintf("%04d", n); len(piece) != size || string(piece[:4]) != want {
+					t.Errorf("datagram %s of %d bytes, want %s", piece[:4], len(piece), want)
+				}
+				n++
 			}
+			d.Free()
 		}
 		ended <- n
 	}}, Config{})
 	for i := range sent {
 		data := make([]byte, size)
 		copy(data, fmt.Sprintf("%04d", i))
-		s.inject(udpDatagram(client6, any6, 4000, data))
+		s.injectPacket(udpDatagram(client6, any6, 4000, data))
 	}
 	if got, want := s.Stats().DatagramsDropped, uint64(sent-udpQueue/size); got != want {
 		t.Errorf("%d datagrams dropped, want %d", got, want)
@@ -196,7 +201,7 @@ func TestUDPClientsClosedPortEndsTheFlow(t *testing.T) {
 			ended := make(chan error, 1)
 			s, w := start(t, handler{udp: func(_ context.Context, _ nat.Tuple, in nat.UDPInside) {
 				_, _ = in.Receive()
-				_ = in.Send([]byte("too late"), nat.Meta{})
+				_ = in.Send(nat.Datagram{Data: []byte("too late")})
 				_, err := in.Receive() // the client's netstack has no socket, and says so
 				ended <- err
 			}}, Config{})
@@ -213,19 +218,19 @@ func TestUDPOfAnotherClientCannotEndAFlow(t *testing.T) {
 	begun := make(chan struct{})
 	s, w := start(t, handler{udp: func(ctx context.Context, _ nat.Tuple, in nat.UDPInside) {
 		_, _ = in.Receive()
-		_ = in.Send([]byte("quote me"), nat.Meta{})
+		_ = in.Send(nat.Datagram{Data: []byte("quote me")})
 		close(begun)
 		<-ctx.Done()
 	}}, Config{})
 	if err := w.client.DisableNIC(1); err != nil {
 		t.Fatal(err)
 	}
-	s.inject(udpDatagram(client6, any6, 4000, []byte("hello")))
+	s.injectPacket(udpDatagram(client6, any6, 4000, []byte("hello")))
 	<-begun
 	quote := w.next(t)
 	message := append([]byte{1, 4, 0, 0, 0, 0, 0, 0}, quote...)
 	stranger := netip.MustParseAddr("2001:db8:c::666")
-	s.inject(ipPacket(stranger, any6, header.ICMPv6ProtocolNumber, message))
+	s.injectPacket(ipPacket(stranger, any6, header.ICMPv6ProtocolNumber, message))
 	s.udp.mu.Lock()
 	n := len(s.udp.flows)
 	s.udp.mu.Unlock()

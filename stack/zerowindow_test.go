@@ -36,13 +36,13 @@ func TestACKBeyondAZeroWindowIsHeard(t *testing.T) {
 		header.TCP(b).Encode(&f)
 		sum := header.PseudoHeaderChecksum(header.TCPProtocolNumber, address(client6), address(any6), uint16(len(b)))
 		header.TCP(b).SetChecksum(^checksum.Checksum(b, sum))
-		s.inject(ipPacket(client6, any6, header.TCPProtocolNumber, b))
+		s.injectPacket(ipPacket(client6, any6, header.TCPProtocolNumber, b))
 	}
 	next := func() header.TCP {
 		_, message := split(t, w.next(t), any6, client6)
 		return header.TCP(message)
 	}
-	s.inject(synTo(client6, any6, port, 1))
+	s.injectPacket(synTo(client6, any6, port, 1))
 	synAck := next()
 	seq, first := uint32(2), synAck.SequenceNumber()+1
 	got := first

@@ -32,7 +32,7 @@ const (
 // It is opened here and not by wgtun.CreateTUN because that one attaches to a
 // device that exists already, which IFF_TUN_EXCL forbids, and runs a listener
 // for link events that nobody here would read.
-func createDevice(name string) (wgtun.Device, error) {
+func createDevice(name string) (*Device, error) {
 	fd, err := unix.Open(clonePath, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
@@ -45,13 +45,17 @@ func createDevice(name string) (wgtun.Device, error) {
 	if err := attach(fd, name); err != nil {
 		return nil, errors.Join(err, unix.Close(fd))
 	}
-	device, _, err := wgtun.CreateUnmonitoredTUNFromFD(fd) // owns fd from here, also when it fails
+	opened, _, err := wgtun.CreateUnmonitoredTUNFromFD(fd) // owns fd from here, also when it fails
 	if err != nil {
 		err = fmt.Errorf("tun: set up %s: %w", name, err)
-		if device != nil {
-			err = errors.Join(err, device.Close())
+		if opened != nil {
+			err = errors.Join(err, opened.Close())
 		}
 		return nil, err
+	}
+	device, err := newDevice(opened)
+	if err != nil {
+		return nil, errors.Join(err, opened.Close())
 	}
 	return device, nil
 }

@@ -10,7 +10,6 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-	wgtun "golang.zx2c4.com/wireguard/tun"
 )
 
 const (
@@ -28,6 +27,7 @@ type Config struct {
 	Priority int            // of the rules; default 17000
 	Mark     uint32         // of sockets that bypass the device; default 0xaa
 	Dir      string         // of the journal; default /run/aarptun
+	Offload  OffloadMode    // default OffloadAuto
 }
 
 // Host is what was changed on the host: a device, and from AddRoutes to
@@ -37,10 +37,12 @@ type Host struct {
 	name     string
 	mtu      int
 	table    int
+	mode     OffloadMode
 	prefixes []netip.Prefix
 	rules    []ruleSpec
 	link     netlink.Link
-	device   wgtun.Device
+	device   *Device
+	offload  Offload
 	handle   *netlink.Handle
 	journal  *journal
 
@@ -87,7 +89,7 @@ func Open(c Config) (_ *Host, err error) {
 }
 
 func newHost(c Config) *Host {
-	h := &Host{name: c.Name, mtu: c.MTU, table: c.Table, prefixes: slices.Clone(c.Prefixes)}
+	h := &Host{name: c.Name, mtu: c.MTU, table: c.Table, mode: c.Offload, prefixes: slices.Clone(c.Prefixes)}
 	if h.table == 0 {
 		h.table = defaultTable
 	}
@@ -162,13 +164,19 @@ func (h *Host) create() error {
 	if h.link, err = raise(h.handle, h.name, h.mtu); err != nil {
 		return errors.Join(err, device.Close())
 	}
+	if h.offload, err = device.offload(h.mode); err != nil {
+		return errors.Join(err, device.Close())
+	}
 	h.device = device
 	return nil
 }
 
 // Device is the open device, for reading and writing packets. Whoever uses it
 // may close it; Close does so too.
-func (h *Host) Device() wgtun.Device { return h.device }
+func (h *Host) Device() *Device { return h.device }
+
+// Offload returns what the device takes in one packet.
+func (h *Host) Offload() Offload { return h.offload }
 
 // Name returns the name of the device.
 func (h *Host) Name() string { return h.name }

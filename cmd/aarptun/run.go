@@ -62,6 +62,8 @@ It needs root, or CAP_NET_ADMIN and CAP_NET_RAW and access to /dev/net/tun.`,
 	f.Uint16Var(&cfg.STUNPort, "stun-port", cfg.STUNPort, "UDP `PORT` of the members' responders; 0 does not ask them")
 	f.StringVar(&cfg.TUN, "tun", cfg.TUN, "`NAME` of the TUN device, 1 to 15 bytes")
 	f.IntVar(&cfg.MTU, "mtu", cfg.MTU, "MTU of the device in `BYTES`, 1280 to 65535; 0 takes the uplink's")
+	f.Var(choice[config.OffloadGSO]{&cfg.OffloadGSO, []config.OffloadGSO{config.OffloadAuto, config.OffloadOn, config.OffloadOff}}, "offload-gso",
+		"let packets of up to 64 KiB cross the device: where a test at the start passes, always, or never")
 	f.IntVar(&cfg.Table, "table", cfg.Table, "`NUMBER` of the routing table for the prefixes; nothing else may use it")
 	f.Var(mark{&cfg.Mark}, "fwmark", "mark of aarptun's own sockets, which bypass the TUN")
 	f.DurationVar(&cfg.CacheTTL, "cache-ttl", cfg.CacheTTL, "`TIME` for which an answer is used for new flows, 100ms to 24h")

@@ -57,6 +57,17 @@ const (
 	SelectSpread Select = "spread" // all of them alike
 )
 
+// OffloadGSO says whether packets of up to 64 KiB, many segments or datagrams in
+// one, cross the TUN.
+type OffloadGSO string
+
+// The ways to use the offloads.
+const (
+	OffloadAuto OffloadGSO = "auto" // where the kernel passes a test
+	OffloadOn   OffloadGSO = "on"   // or do not start
+	OffloadOff  OffloadGSO = "off"  // packets of the MTU only
+)
+
 // Config is everything `aarptun run` can be told. [Default] has the value of
 // each key that is not given; [Config.Validate] holds the rules.
 type Config struct {
@@ -86,6 +97,8 @@ type Config struct {
 	TUN string
 	// MTU of the device in bytes, 1280 to 65535; 0 takes the uplink's.
 	MTU int
+	// OffloadGSO says how packets cross the device.
+	OffloadGSO OffloadGSO
 	// Table is the routing table for the prefixes, not one of the kernel's
 	// own (0, 253 to 255).
 	Table int
@@ -125,7 +138,7 @@ func Default() Config {
 		STUNPort: 3478,
 		TUN:      "aarptun0", Table: 170, Mark: 0xaa,
 		CacheTTL: 30 * time.Second, Stale: time.Minute, Unresolved: Direct,
-		Sticky: StickyHost, Select: SelectFirst,
+		Sticky: StickyHost, Select: SelectFirst, OffloadGSO: OffloadAuto,
 		AdminSocket: "/run/aarptun/admin.sock", StateDir: "/run/aarptun",
 		DrainTimeout: 2 * time.Second,
 		LogLevel:     slog.LevelInfo, LogFormat: "text",
@@ -242,6 +255,8 @@ func (c Config) checkDevice() error {
 		return invalid("device name %q: it must have 1 to 15 bytes without space, '/', ':' and '%%'", c.TUN)
 	case c.MTU != 0 && (c.MTU < 1280 || c.MTU > 65535):
 		return invalid("MTU %d: it must be 1280 (RFC 8200 section 5) to 65535, or 0 for the uplink's", c.MTU)
+	case c.OffloadGSO != OffloadAuto && c.OffloadGSO != OffloadOn && c.OffloadGSO != OffloadOff:
+		return invalid("offload-gso %q: it must be auto, on or off", c.OffloadGSO)
 	case c.Table < 1 || c.Table > 1<<32-1 || c.Table >= 253 && c.Table <= 255:
 		return invalid("routing table %d: it must be 1 to 4294967295 and none of the kernel's own 253, 254 and 255", c.Table)
 	case c.Mark == 0:

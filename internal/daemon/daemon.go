@@ -74,7 +74,10 @@ func build(cfg config.Config, version string, host *tun.Host, log *slog.Logger) 
 	if err != nil {
 		return h, err
 	}
-	h.stack, err = stack.New(host.Device(), h.translator, stack.Config{MTU: host.MTU(), Prefixes: cfg.Prefixes, Log: log})
+	h.stack, err = stack.New(host.Device(), h.translator, stack.Config{
+		MTU: host.MTU(), Prefixes: cfg.Prefixes, Log: log,
+		TCPOffload: host.Offload().TCP, UDPOffload: host.Offload().UDP,
+	})
 	if err != nil {
 		return h, err
 	}
@@ -128,7 +131,7 @@ func (h *house) serve(ctx, failed context.Context, cfg config.Config, ready func
 			h.log.Info("the process may open few files, so it carries fewer flows: raise its limit (ulimit -n, LimitNOFILE=)",
 				"files", mayOpen(), "flows", limits.Flows, "udp_flows", limits.UDPFlows)
 		}
-		h.log.Info("carrying", "device", h.host.Name(), "mtu", h.host.MTU(), "prefixes", cfg.Prefixes)
+		h.log.Info("carrying", "device", h.host.Name(), "mtu", h.host.MTU(), "offload_tcp", h.host.Offload().TCP, "offload_udp", h.host.Offload().UDP, "prefixes", cfg.Prefixes)
 		select {
 		case <-ctx.Done():
 			h.log.Info("stopping", "cause", context.Cause(ctx), "flows", len(h.translator.Flows()))
@@ -171,9 +174,13 @@ func notify(log *slog.Logger, state string) {
 	}
 }
 
+var offloads = map[config.OffloadGSO]tun.OffloadMode{
+	config.OffloadAuto: tun.OffloadAuto, config.OffloadOn: tun.OffloadOn, config.OffloadOff: tun.OffloadOff,
+}
+
 func tunConfig(cfg config.Config) tun.Config {
 	return tun.Config{
 		Name: cfg.TUN, MTU: cfg.MTU, Prefixes: cfg.Prefixes,
-		Table: cfg.Table, Mark: cfg.Mark, Dir: cfg.StateDir,
+		Table: cfg.Table, Mark: cfg.Mark, Dir: cfg.StateDir, Offload: offloads[cfg.OffloadGSO],
 	}
 }
