@@ -1,5 +1,5 @@
 # One line a target; `make demo` and `make test` do their own set-up.
-.PHONY: all build demo test fidelity members attack soak flood lint fuzz clean
+.PHONY: all build demo test fidelity members attack soak flood bench lint fuzz clean
 
 all: build
 
@@ -14,6 +14,8 @@ attack: ; scripts/attack.sh
 soak: ; scripts/soak.sh
 
 flood: ; scripts/flood.sh
+
+bench: ; scripts/bench.sh --json docs/performance/samples.json --svg docs/performance --md docs/performance.md
 
 test: ; scripts/test.sh
 

@@ -29,6 +29,7 @@ var rooms = map[string][]string{
 	"scripts/lab":      {},
 	"scripts/fidelity": {},
 	"scripts/soak":     {"internal/admin", "nat"},
+	"scripts/bench":    {},
 }
 
 // homes says where each big library lives: it is imported in one room only, so
@@ -47,7 +48,7 @@ var homes = map[string][]string{
 	"github.com/spf13/pflag":          {"cmd/aarptun"},
 	"golang.org/x/sync":               {"internal/daemon", "resolver"},
 	"golang.org/x/time":               {"resolver", "resolver/member", "stack"},
-	"golang.org/x/sys":                {"tun", "resolver/ping", "resolver/member", "scripts/lab", "scripts/fidelity", "scripts/soak"},
+	"golang.org/x/sys":                {"tun", "resolver/ping", "resolver/member", "scripts/lab", "scripts/fidelity", "scripts/soak", "scripts/bench"},
 	"github.com/pion/stun":            {"resolver/member"},
 	"go.uber.org/goleak":              {},
 	"github.com/rogpeppe/go-internal": {},
