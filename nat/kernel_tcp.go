@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"sync"
@@ -61,58 +60,21 @@ func (k *Kernel) DialTCP(ctx context.Context, ua netip.AddrPort, m Meta) (TCPCon
 	if err := setRecvErr(spare, v4, 0); err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
-	return &kernelTCP{TCPConn: conn}, nil
+	return newKernelTCP(conn)
 }
 
 // kernelTCP is a kernel socket as a leg of a flow.
-type kernelTCP struct{ *net.TCPConn }
+type kernelTCP struct {
+	*net.TCPConn
+	raw syscall.RawConn
+}
 
-// spliceBuffer is the most that one direction of a flow holds of its bytes
-// outside the two sockets; what the receiver does not take stays with the
-// sender (backpressure).
-const spliceBuffer = 64 << 10
-
-var splicePool = sync.Pool{New: func() any { return new([spliceBuffer]byte) }}
-
-// WriteTo implements [io.WriterTo].
-func (c *kernelTCP) WriteTo(w io.Writer) (total int64, err error) {
-	raw, err := c.SyscallConn()
+func newKernelTCP(conn *net.TCPConn) (*kernelTCP, error) {
+	raw, err := conn.SyscallConn()
 	if err != nil {
-		return 0, fmt.Errorf("nat: %w", err)
+		return nil, fmt.Errorf("nat: %w", err)
 	}
-	var buf *[spliceBuffer]byte
-	var n int
-	var errno error
-	read := func(fd uintptr) bool {
-		buf = splicePool.Get().(*[spliceBuffer]byte)
-		for {
-			n, errno = syscall.Read(int(fd), buf[:])
-			if errno != syscall.EINTR {
-				break
-			}
-		}
-		if errno == syscall.EAGAIN {
-			splicePool.Put(buf)
-			return false // wait for the next byte without a buffer
-		}
-		return true
-	}
-	for {
-		if err := raw.Read(read); err != nil {
-			return total, fmt.Errorf("nat: read: %w", err)
-		}
-		if errno == nil && n > 0 {
-			_, err = w.Write(buf[:n])
-			total += int64(n)
-		}
-		splicePool.Put(buf)
-		switch {
-		case errno != nil:
-			return total, fmt.Errorf("nat: read: %w", errno)
-		case n == 0 || err != nil:
-			return total, err
-		}
-	}
+	return &kernelTCP{TCPConn: conn, raw: raw}, nil
 }
 
 // Reset implements [TCPConn]: closing with a linger time of zero makes the
@@ -128,10 +90,6 @@ const tcpClosed = 7
 // AwaitReset implements [TCPConn]. The poller wakes its waiting reader at every
 // event of the socket, errors too, so the reader only has to look.
 func (c *kernelTCP) AwaitReset(stop <-chan struct{}) (reset bool) {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return true // it is closed
-	}
 	ended := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -141,7 +99,7 @@ func (c *kernelTCP) AwaitReset(stop <-chan struct{}) (reset bool) {
 		case <-ended:
 		}
 	})
-	err = raw.Read(func(fd uintptr) bool {
+	err := c.raw.Read(func(fd uintptr) bool {
 		reset = hasFailed(int(fd))
 		return reset
 	})

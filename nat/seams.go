@@ -31,6 +31,23 @@ type TCPConn interface {
 	AwaitReset(stop <-chan struct{}) bool
 }
 
+// TryWriter is a writer that can write what needs no waiting, straight from where
+// it lies. What is given to WriteTo of a [TCPConn] may be one.
+type TryWriter interface {
+	// TryWrite returns how much was written, without an error if the rest would
+	// have to wait. It keeps nothing of b.
+	TryWrite(b []byte) (int, error)
+}
+
+// TryReaderFrom is a writer that can read what it takes straight to where it
+// keeps it. What is given to WriteTo of a [TCPConn] may be one.
+type TryReaderFrom interface {
+	// TryReadFrom takes up to n bytes, all of which r has without waiting, and
+	// returns how many; 0 without an error if it would have to wait for room,
+	// or if r failed.
+	TryReadFrom(r io.Reader, n int) (int, error)
+}
+
 // TCPInside is a client's SYN that has not been answered. Exactly one of
 // Accept and Reject is called, once.
 type TCPInside interface {

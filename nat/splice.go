@@ -110,7 +110,8 @@ func (d *direction) awaitEnd(other *direction) {
 	}
 }
 
-// gauge is a leg that is written to: it counts, and watches over each write.
+// gauge is a leg that is written to: it counts, and watches over each write that
+// may have to wait.
 type gauge struct {
 	dst   TCPConn
 	count func(int)
@@ -124,6 +125,24 @@ func (g *gauge) Write(b []byte) (n int, err error) {
 	n, g.err = g.dst.Write(b)
 	g.watch.end()
 	g.count(n)
+	return n, g.err
+}
+
+// TryWrite implements [TryWriter]; a leg that is none always has to wait.
+func (g *gauge) TryWrite(b []byte) (n int, err error) {
+	if leg, ok := g.dst.(TryWriter); ok {
+		n, g.err = leg.TryWrite(b)
+		g.count(n)
+	}
+	return n, g.err
+}
+
+// TryReadFrom implements [TryReaderFrom], likewise.
+func (g *gauge) TryReadFrom(r io.Reader, most int) (n int, err error) {
+	if leg, ok := g.dst.(TryReaderFrom); ok {
+		n, g.err = leg.TryReadFrom(r, most)
+		g.count(n)
+	}
 	return n, g.err
 }
 

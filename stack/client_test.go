@@ -218,7 +218,7 @@ func (w *wire) dial(t testing.TB, transport tcpip.TransportProtocolNumber, to ne
 		ep.Close()
 		return nil, err
 	}
-	return &tcpConn{newConn(ep, queue)}, nil
+	return newTCPConn(ep, queue), nil
 }
 
 // mustDial is dial where it must succeed.

@@ -2,9 +2,7 @@ package stack
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"sync"
 	"time"
 
@@ -186,7 +184,7 @@ func (in *tcpInside) Accept(ctx context.Context) (nat.TCPConn, error) {
 		endpoint.Abort()
 		return nil, fmt.Errorf("stack: keepalive: %w", errnoOf(err))
 	}
-	return &tcpConn{newConn(endpoint, queue)}, nil
+	return newTCPConn(endpoint, queue), nil
 }
 
 // abortWith ends the handshake with ctx, until stop has been called and has
@@ -235,112 +233,4 @@ func (in *tcpInside) Reject(r nat.Refusal) {
 	if icmp, ok := errorFor(r, tuple.Anycast.Addr().Is4()); ok {
 		in.s.sendError(tuple, icmp, in.syn.head)
 	}
-}
-
-// tcpConn is the inside leg of an established flow.
-type tcpConn struct{ *conn }
-
-// copyBuffer is what a flow's bytes are copied through, one way.
-const copyBuffer = 64 << 10
-
-var copyPool = sync.Pool{New: func() any { return new([copyBuffer]byte) }}
-
-// Read implements [io.Reader]. The receive buffer grows with what is taken.
-func (c *tcpConn) Read(b []byte) (int, error) {
-	n, err := c.conn.Read(b)
-	if n > 0 {
-		c.endpoint.ModerateRecvBuf(n)
-	}
-	return n, err
-}
-
-// WriteTo implements [nat.TCPConn].
-func (c *tcpConn) WriteTo(w io.Writer) (total int64, err error) {
-	for {
-		if err := c.awaitReadable(); err != nil {
-			return total, err
-		}
-		buf := copyPool.Get().(*[copyBuffer]byte)
-		n, err := c.Read(buf[:]) // does not wait
-		if n > 0 {
-			_, writeErr := w.Write(buf[:n])
-			total += int64(n)
-			if err == nil {
-				err = writeErr
-			}
-		}
-		copyPool.Put(buf)
-		if errors.Is(err, io.EOF) {
-			return total, nil
-		}
-		if err != nil {
-			return total, err
-		}
-	}
-}
-
-// awaitReadable blocks until Read would not.
-func (c *tcpConn) awaitReadable() error {
-	const events = waiter.ReadableEvents | waiter.EventHUp | waiter.EventErr
-	err := c.wait(events, func() tcpip.Error {
-		if c.endpoint.Readiness(events) == 0 {
-			return &tcpip.ErrWouldBlock{}
-		}
-		return nil
-	})
-	if err != nil {
-		return c.wrap("read", err)
-	}
-	return nil
-}
-
-// CloseWrite implements [nat.TCPConn].
-func (c *tcpConn) CloseWrite() error {
-	if err := c.endpoint.Shutdown(tcpip.ShutdownWrite); err != nil {
-		return c.wrap("shutdown", err)
-	}
-	return nil
-}
-
-// Reset implements [nat.TCPConn].
-func (c *tcpConn) Reset() error {
-	c.once.Do(func() {
-		close(c.closed)
-		c.endpoint.Abort()
-	})
-	return nil
-}
-
-// AwaitReset implements [nat.TCPConn].
-func (c *tcpConn) AwaitReset(stop <-chan struct{}) bool {
-	entry, notify := waiter.NewChannelEntry(waiter.EventHUp | waiter.EventErr)
-	c.queue.EventRegister(&entry)
-	defer c.queue.EventUnregister(&entry)
-	for {
-		if c.hasFailed() {
-			return true
-		}
-		select {
-		case <-notify:
-		case <-c.closed:
-			return true
-		case <-stop:
-			return false
-		}
-	}
-}
-
-// hasFailed reports whether the connection has been reset or has failed. One
-// that has ended with FIN both ways is closed and has no error; what it has
-// received may still wait to be read.
-func (c *tcpConn) hasFailed() bool {
-	switch tcp.EndpointState(c.endpoint.State()) {
-	case tcp.StateError:
-		return true
-	case tcp.StateClose:
-		// A RST behind the client's FIN.
-		_, aborted := c.endpoint.LastError().(*tcpip.ErrAborted)
-		return aborted
-	}
-	return false
 }

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
+	"runtime/pprof"
 
 	"github.com/spf13/cobra"
 
@@ -14,6 +16,7 @@ import (
 
 func newRun() *cobra.Command {
 	cfg := config.Default()
+	var profile string
 	cmd := &cobra.Command{
 		Use:   "run -p PREFIX [-p PREFIX ...]",
 		Short: "Carry anycast prefixes until stopped",
@@ -47,6 +50,11 @@ It needs root, or CAP_NET_ADMIN and CAP_NET_RAW and access to /dev/net/tun.`,
 				return err
 			}
 			log := newLogger(os.Stderr, cfg)
+			stop, err := startProfile(profile)
+			if err != nil {
+				return err
+			}
+			defer stop()
 			return daemon.Run(c.Context(), cfg, version(), log, func() error {
 				_, err := fmt.Fprintln(c.OutOrStdout(), "ready")
 				return err
@@ -77,6 +85,7 @@ It needs root, or CAP_NET_ADMIN and CAP_NET_RAW and access to /dev/net/tun.`,
 	f.DurationVar(&cfg.DrainTimeout, "drain-timeout", cfg.DrainTimeout, "`TIME` that flows may go on for after a stop, 0 to 1h")
 	f.StringVar(&cfg.AdminSocket, "admin-socket", cfg.AdminSocket, "`PATH` of the unix socket for status, flows and pins")
 	f.StringVar(&cfg.StateDir, "state-dir", cfg.StateDir, "`DIR` of the journal of changes to the host")
+	f.StringVar(&profile, "cpu-profile", "", "write what took CPU time to `FILE`, for 'go tool pprof'")
 	f.Var(logLevel{&cfg.LogLevel}, "log-level", "debug, info, warn or error")
 	f.Var(choice[string]{&cfg.LogFormat, []string{"text", "json"}}, "log-format", "form of the log")
 	return cmd
@@ -88,4 +97,24 @@ func newLogger(w io.Writer, cfg config.Config) *slog.Logger {
 		return slog.New(slog.NewJSONHandler(w, options))
 	}
 	return slog.New(slog.NewTextHandler(w, options))
+}
+
+// startProfile writes a CPU profile to path, if it has one, until it is stopped.
+func startProfile(path string) (stop func(), err error) {
+	if path == "" {
+		return func() {}, nil
+	}
+	file, err := os.Create(path)
+	if err != nil {
+		return nil, fmt.Errorf("--cpu-profile: %w", err)
+	}
+	if err := pprof.StartCPUProfile(file); err != nil {
+		return nil, errors.Join(fmt.Errorf("--cpu-profile: %w", err), file.Close())
+	}
+	return func() {
+		pprof.StopCPUProfile()
+		if err := file.Close(); err != nil {
+			fmt.Fprintf(os.Stderr, "aarptun: --cpu-profile: %v\n", err)
+		}
+	}, nil
 }
