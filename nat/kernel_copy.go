@@ -87,9 +87,8 @@ type pump struct {
 }
 
 // read is called with the socket at first and after each of its events, until it
-// returns true. An event between two calls is not lost, so it need not find the
-// socket empty before it returns false: what came after the length was asked for
-// is an event.
+// returns true. It returns false only when the socket is found empty: a FIN that
+// came with the last byte is no event of its own.
 func (p *pump) read(fd uintptr) bool {
 	for p.direct != nil {
 		p.source.fd = int(fd)
@@ -103,11 +102,8 @@ func (p *pump) read(fd uintptr) bool {
 			p.failed = err
 			return true
 		}
-		if n == 0 {
-			break
-		}
-		if n == ready {
-			return false
+		if n == 0 || n == ready {
+			break // it would have to wait, or there is no more
 		}
 	}
 	p.buf = copyBuffers.Get().(*[copyBuffer]byte)

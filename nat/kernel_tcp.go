@@ -1,91 +1,53 @@
 package nat
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"net"
-	"net/netip"
+	"os"
 	"sync"
 	"syscall"
 	"time"
 )
 
-// Kernel opens the outside halves of flows as sockets of this host's kernel.
-type Kernel struct {
-	// Control is called with each socket before it is used, as that of
-	// [net.Dialer], so that the socket can be made to bypass the TUN.
-	Control func(network, address string, c syscall.RawConn) error
-}
-
-// keepalive is the kernel's own default (tcp(7)), asked for: a dead peer is
-// noticed, and no idle flow is cut before the 2 h 4 min of RFC 5382 REQ-5.
-var keepalive = net.KeepAliveConfig{Enable: true, Idle: 2 * time.Hour, Interval: 75 * time.Second, Count: 9}
-
-const dscpMask = 0xfc // the ECN bits of a TCP segment are the kernel's own affair (RFC 3168)
-
-// DialTCP implements [Outside].
-//
-// A failed dial closes its socket, and the socket's error queue with it, so a
-// second descriptor of the socket is kept until the queue has been read.
-func (k *Kernel) DialTCP(ctx context.Context, ua netip.AddrPort, m Meta) (TCPConn, error) {
-	v4 := ua.Addr().Is4()
-	spare := -1
-	d := net.Dialer{KeepAliveConfig: keepalive, Control: func(network, address string, c syscall.RawConn) error {
-		if err := k.Control(network, address, c); err != nil {
-			return err
-		}
-		return control(c, func(fd int) error {
-			var err error
-			if spare, err = dup(fd); err != nil {
-				return err
-			}
-			return errors.Join(setRecvErr(fd, v4, 1), setClass(fd, v4, m.Class&dscpMask), setHops(fd, v4, m.Hops))
-		})
-	}}
-	conn, err := d.DialTCP(ctx, "tcp", netip.AddrPort{}, ua)
-	if spare >= 0 {
-		defer func() { _ = syscall.Close(spare) }() // nothing is written to it
-	}
-	if err != nil {
-		if spare >= 0 {
-			if said := dequeueError(spare, v4); said != nil {
-				return nil, fmt.Errorf("nat: dial %v: %w", ua, said)
-			}
-		}
-		return nil, fmt.Errorf("nat: %w", err)
-	}
-	// On an established connection the queue would make errors fatal that TCP
-	// outlives (RFC 1122 section 4.2.3.9).
-	if err := setRecvErr(spare, v4, 0); err != nil {
-		return nil, errors.Join(err, conn.Close())
-	}
-	return newKernelTCP(conn)
-}
-
 // kernelTCP is a kernel socket as a leg of a flow.
 type kernelTCP struct {
-	*net.TCPConn
-	raw syscall.RawConn
+	file *os.File
+	raw  syscall.RawConn
+	v4   bool
 }
 
-func newKernelTCP(conn *net.TCPConn) (*kernelTCP, error) {
-	raw, err := conn.SyscallConn()
+func newKernelTCP(file *os.File, v4 bool) (*kernelTCP, error) {
+	raw, err := file.SyscallConn()
 	if err != nil {
-		return nil, fmt.Errorf("nat: %w", err)
+		return nil, errors.Join(err, file.Close())
 	}
-	return &kernelTCP{TCPConn: conn, raw: raw}, nil
+	return &kernelTCP{file: file, raw: raw, v4: v4}, nil
+}
+
+// Read implements [io.Reader].
+func (c *kernelTCP) Read(b []byte) (int, error) { return c.file.Read(b) }
+
+// Write implements [io.Writer].
+func (c *kernelTCP) Write(b []byte) (int, error) { return c.file.Write(b) }
+
+// Close implements [io.Closer]; what is queued is still sent.
+func (c *kernelTCP) Close() error { return c.file.Close() }
+
+// CloseWrite implements [TCPConn].
+func (c *kernelTCP) CloseWrite() error {
+	if err := control(c.raw, func(fd int) error { return syscall.Shutdown(fd, syscall.SHUT_WR) }); err != nil {
+		return fmt.Errorf("nat: shutdown: %w", err)
+	}
+	return nil
 }
 
 // Reset implements [TCPConn]: closing with a linger time of zero makes the
 // kernel send RST (tcp(7), socket(7) SO_LINGER).
 func (c *kernelTCP) Reset() error {
-	return errors.Join(c.SetLinger(0), c.Close())
+	return errors.Join(control(c.raw, func(fd int) error {
+		return syscall.SetsockoptLinger(fd, syscall.SOL_SOCKET, syscall.SO_LINGER, &syscall.Linger{Onoff: 1})
+	}), c.Close())
 }
-
-// tcpClosed is the state of a connection that has been reset or has failed, and
-// also of one that has ended with FIN both ways (linux/tcp_states.h, TCP_CLOSE).
-const tcpClosed = 7
 
 // AwaitReset implements [TCPConn]. The poller wakes its waiting reader at every
 // event of the socket, errors too, so the reader only has to look.
@@ -95,7 +57,7 @@ func (c *kernelTCP) AwaitReset(stop <-chan struct{}) (reset bool) {
 	wg.Go(func() {
 		select {
 		case <-stop:
-			_ = c.SetReadDeadline(time.Unix(1, 0)) // fails only on a closed connection
+			_ = c.file.SetReadDeadline(time.Unix(1, 0)) // fails only on a closed connection
 		case <-ended:
 		}
 	})
@@ -105,10 +67,10 @@ func (c *kernelTCP) AwaitReset(stop <-chan struct{}) (reset bool) {
 	})
 	close(ended)
 	wg.Wait()
-	if !reset && errors.Is(err, net.ErrClosed) {
-		return true
+	if err != nil && !reset && !errors.Is(err, os.ErrDeadlineExceeded) {
+		return true // it is closed
 	}
-	_ = c.SetReadDeadline(time.Time{}) // as above
+	_ = c.file.SetReadDeadline(time.Time{}) // as above
 	return reset
 }
 
@@ -116,12 +78,7 @@ func (c *kernelTCP) AwaitReset(stop <-chan struct{}) (reset bool) {
 // has ended with FIN both ways has no error; what it has received may still wait
 // to be read.
 func hasFailed(fd int) bool {
-	// The first byte of struct tcp_info is the state.
-	info, err := syscall.GetsockoptInt(fd, syscall.IPPROTO_TCP, syscall.TCP_INFO)
-	if err != nil {
-		return true
-	}
-	if info&0xff != tcpClosed {
+	if tcpState(fd) != tcpClosed {
 		return false
 	}
 	// This takes the error away (socket(7), SO_ERROR), and a writer that is too
@@ -137,14 +94,6 @@ func control(c syscall.RawConn, f func(fd int) error) error {
 		return outer
 	}
 	return err
-}
-
-func dup(fd int) (int, error) {
-	spare, _, errno := syscall.Syscall(syscall.SYS_FCNTL, uintptr(fd), syscall.F_DUPFD_CLOEXEC, 0)
-	if errno != 0 {
-		return -1, fmt.Errorf("nat: dup: %w", errno)
-	}
-	return int(spare), nil
 }
 
 func setRecvErr(fd int, v4 bool, on int) error {

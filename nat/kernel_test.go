@@ -135,10 +135,7 @@ func TestKernelTCPEndIsNoReset(t *testing.T) {
 		if _, err := io.ReadAll(peer); err != nil {
 			t.Fatal(err)
 		}
-		raw, err := leg.(*kernelTCP).SyscallConn()
-		if err != nil {
-			t.Fatal(err)
-		}
+		raw := leg.(*kernelTCP).raw
 		for closed := false; !closed; time.Sleep(time.Millisecond) {
 			err := control(raw, func(fd int) error {
 				info, err := syscall.GetsockoptInt(fd, syscall.IPPROTO_TCP, syscall.TCP_INFO)

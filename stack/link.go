@@ -25,6 +25,8 @@ type link struct {
 	zero   zeroWindows
 	slots  sync.Pool // of *slot
 
+	answers chan *gstack.PacketBuffer
+
 	// A netstack believes its interface as a whole that checksums have been
 	// verified, or not at all. So it has two: one for the packets of which the
 	// device says so, and one for all others.
@@ -42,8 +44,9 @@ type slot struct {
 func newLink(d Device, c Config, stats *counters) *link {
 	l := &link{
 		device: d, mtu: uint32(c.MTU), tso: c.TCPOffload, uso: c.UDPOffload, stats: stats,
-		zero:  zeroWindows{flows: make(map[gstack.TransportEndpointID]uint32)},
-		slots: sync.Pool{New: func() any { return &slot{parts: make([][]byte, 0, 8)} }},
+		zero:    zeroWindows{flows: make(map[gstack.TransportEndpointID]uint32)},
+		answers: make(chan *gstack.PacketBuffer, maxAnswers),
+		slots:   sync.Pool{New: func() any { return &slot{parts: make([][]byte, 0, 8)} }},
 	}
 	l.checked = port{link: l, capabilities: gstack.CapabilityRXChecksumOffload}
 	l.unchecked = port{link: l}
@@ -146,6 +149,9 @@ type port struct {
 // WritePackets implements [gstack.LinkWriter].
 func (p *port) WritePackets(packets gstack.PacketBufferList) (int, tcpip.Error) {
 	for i, packet := range packets.AsSlice() {
+		if p.writeLater(packet) {
+			continue
+		}
 		if err := p.writePacket(packet); err != nil {
 			if errors.Is(err, os.ErrClosed) {
 				return i, &tcpip.ErrClosedForSend{}

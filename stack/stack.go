@@ -245,6 +245,9 @@ func (s *Stack) begin() bool {
 func (s *Stack) Run(ctx context.Context) error {
 	reader := make(chan error, 1)
 	go func() { reader <- s.readPackets() }()
+	var answers sync.WaitGroup
+	answers.Go(func() { s.link.writeAnswers(s.life) })
+	defer answers.Wait()
 	var err error
 	select {
 	case <-ctx.Done():
