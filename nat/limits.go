@@ -22,12 +22,16 @@ type Limits struct {
 	UDPFlowsPerSecond int // new UDP flows, all clients together; also the largest burst
 }
 
+// EnoughFiles is how many files a process must be allowed to have open for
+// [LimitsFor] to return the default limits.
+const EnoughFiles = 175000
+
 // DefaultLimits are sized for one busy host: each TCP flow costs a file
-// descriptor and some tens of kilobytes.
+// descriptor and some kilobytes.
 func DefaultLimits() Limits {
 	return Limits{
-		Flows:             65536,
-		FlowsPerClient:    32768,
+		Flows:             131072,
+		FlowsPerClient:    65536,
 		UDPFlows:          32768,
 		Opening:           4096,
 		OpeningPerClient:  2048,

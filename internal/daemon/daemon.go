@@ -27,6 +27,7 @@ import (
 // back; it returns nil if that was all there was to say. ready is called once,
 // when flows are carried. cfg must be valid.
 func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logger, ready func() error) (err error) {
+	raiseFiles()
 	host, err := tun.Open(tunConfig(cfg))
 	if err != nil {
 		return err

@@ -7,6 +7,8 @@ import (
 	"runtime"
 	"strconv"
 	"syscall"
+
+	"aarptun/nat"
 )
 
 // ownUse tells what this process holds: goroutines, file descriptors, bytes of
@@ -28,6 +30,17 @@ func openDescriptors() int {
 		return -1
 	}
 	return len(names) - 1
+}
+
+// raiseFiles lets the process open as many files as the default limits want, if
+// it is privileged enough (CAP_SYS_RESOURCE); if not, it carries fewer flows, which
+// is said.
+func raiseFiles() {
+	var limit syscall.Rlimit
+	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) == nil && limit.Max < nat.EnoughFiles {
+		limit.Cur, limit.Max = nat.EnoughFiles, nat.EnoughFiles
+		_ = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit) // as it was
+	}
 }
 
 // mayOpen is how many files the process may have open. The Go runtime has raised
