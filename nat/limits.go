@@ -48,7 +48,7 @@ func DefaultLimits() Limits {
 func LimitsFor(files int) Limits {
 	l := DefaultLimits()
 	l.Flows = min(l.Flows, max(4, files/4*3))
-	l.FlowsPerClient = min(l.FlowsPerClient, l.Flows/2)
+	l.FlowsPerClient = min(l.FlowsPerClient, l.Flows/4*3)
 	l.UDPFlows = min(l.UDPFlows, l.Flows/2)
 	l.Opening = min(l.Opening, l.Flows/4-l.Flows/64)
 	l.OpeningPerClient = min(l.OpeningPerClient, max(1, l.Opening/2))
