@@ -3,130 +3,91 @@ package nat
 import (
 	"fmt"
 	"io"
-	"sync"
 	"syscall"
 	"unsafe"
 )
 
-const (
-	// copyBuffer is what is read at once where bytes cannot go straight from
-	// socket to socket; what the receiver does not take stays with the sender
-	// (backpressure).
-	copyBuffer = 64 << 10
-
-	// mostTaken is what is taken straight at once.
-	mostTaken = 256 << 10
-)
-
-var copyBuffers = sync.Pool{New: func() any { return new([copyBuffer]byte) }}
+// mostTaken is what is taken from a socket at once.
+const mostTaken = 256 << 10
 
 // TryWrite implements [TryWriter].
 func (c *kernelTCP) TryWrite(b []byte) (n int, err error) {
-	outer := c.raw.Control(func(fd uintptr) {
-		for n < len(b) {
-			var m int
-			switch m, err = syscall.Write(int(fd), b[n:]); err {
-			case nil:
-				n += m
-			case syscall.EINTR:
-				err = nil
-			case syscall.EAGAIN:
-				err = nil
-				return
-			default:
-				return
-			}
+	for n < len(b) {
+		m, err := syscall.Write(c.fd, b[n:])
+		switch err {
+		case nil:
+			n += m
+		case syscall.EINTR:
+		case syscall.EAGAIN:
+			return n, nil
+		default:
+			return n, fmt.Errorf("nat: write: %w", err)
 		}
-	})
-	if outer != nil {
-		err = outer
-	}
-	if err != nil {
-		return n, fmt.Errorf("nat: write: %w", err)
 	}
 	return n, nil
 }
 
-// WriteTo implements [io.WriterTo].
-func (c *kernelTCP) WriteTo(w io.Writer) (int64, error) {
-	p := &pump{}
-	p.direct, _ = w.(TryReaderFrom)
-	read := p.read
+// MoveTo implements [OutsideTCP].
+func (c *kernelTCP) MoveTo(w TryReaderFrom) error {
 	for {
-		if err := c.raw.Read(read); err != nil {
-			return p.total, fmt.Errorf("nat: read: %w", err)
-		}
-		if p.failed != nil {
-			return p.total, p.failed
-		}
-		if p.errno != nil {
-			return p.total, fmt.Errorf("nat: read: %w", p.errno)
-		}
-		if p.n == 0 {
-			return p.total, nil
-		}
-		n, err := w.Write(p.buf[:p.n])
-		p.total += int64(n)
-		copyBuffers.Put(p.buf)
-		if err != nil {
-			return p.total, err
-		}
-	}
-}
-
-// pump reads from a socket. It holds no buffer while there is nothing to read.
-type pump struct {
-	direct TryReaderFrom // nil if there is none
-	source socketReader
-	total  int64 // bytes written
-
-	buf    *[copyBuffer]byte // what was read, n bytes; 0 stands for FIN
-	n      int
-	errno  error // of reading
-	failed error // of writing
-}
-
-// read is called with the socket at first and after each of its events, until it
-// returns true. It returns false only when the socket is found empty: a FIN that
-// came with the last byte is no event of its own.
-func (p *pump) read(fd uintptr) bool {
-	for p.direct != nil {
-		p.source.fd = int(fd)
-		ready := readable(int(fd))
+		ready := readable(c.fd)
 		if ready == 0 {
-			break // nothing, or FIN, or RST
+			// Nothing, FIN or RST; or urgent data, which is not counted alone.
+			var err error
+			if ready, err = peek(c.fd); err == syscall.EAGAIN {
+				return nil
+			} else if err != nil {
+				return fmt.Errorf("nat: read: %w", err)
+			} else if ready == 0 {
+				return io.EOF
+			}
 		}
-		n, err := p.direct.TryReadFrom(&p.source, min(ready, mostTaken))
-		p.total += int64(n)
+		c.source = socketReader{fd: c.fd}
+		ready = min(ready, mostTaken)
+		n, err := w.TryReadFrom(&c.source, ready)
 		if err != nil {
-			p.failed = err
-			return true
+			return err
 		}
-		if n == 0 || n == ready {
-			break // it would have to wait, or there is no more
+		if c.source.err != nil {
+			return fmt.Errorf("nat: read: %w", c.source.err)
+		}
+		if n < ready {
+			return nil
 		}
 	}
-	p.buf = copyBuffers.Get().(*[copyBuffer]byte)
-	p.n, p.errno = readSocket(int(fd), p.buf[:])
-	if p.errno != nil || p.n == 0 {
-		copyBuffers.Put(p.buf)
-	}
-	return p.errno != syscall.EAGAIN
 }
 
 // socketReader reads from a socket that is known to have something.
-type socketReader struct{ fd int }
+type socketReader struct {
+	fd  int
+	err error
+}
 
 // Read implements [io.Reader].
-func (s *socketReader) Read(b []byte) (int, error) {
+func (s *socketReader) Read(b []byte) (n int, err error) {
 	if len(b) == 0 {
 		return 0, nil
 	}
-	n, err := readSocket(s.fd, b)
-	if n == 0 && err == nil {
+	if n, err = readSocket(s.fd, b); n == 0 && err == nil {
 		err = io.ErrUnexpectedEOF
 	}
+	s.err = err
 	return n, err
+}
+
+// peek returns 1 if there is a byte to read, and 0 after FIN.
+func peek(fd int) (int, error) {
+	var b [1]byte
+	for {
+		n, _, errno := syscall.Syscall6(syscall.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&b)), 1, syscall.MSG_PEEK|syscall.MSG_DONTWAIT, 0, 0)
+		switch errno {
+		case 0:
+			return int(n), nil
+		case syscall.EINTR:
+		default:
+			return 0, errno
+		}
+	}
 }
 
 func readSocket(fd int, b []byte) (n int, err error) {

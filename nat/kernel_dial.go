@@ -5,17 +5,37 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"syscall"
-	"time"
 )
+
+// Control is called with each socket before it is used, as that of
+// [net.Dialer], so that the socket can be made to bypass the TUN.
+type Control func(network, address string, c syscall.RawConn) error
 
 // Kernel opens the outside halves of flows as sockets of this host's kernel.
 type Kernel struct {
-	// Control is called with each socket before it is used, as that of
-	// [net.Dialer], so that the socket can be made to bypass the TUN.
-	Control func(network, address string, c syscall.RawConn) error
+	control Control
+	poller  *poller
 }
+
+// NewKernel returns a Kernel whose TCP sockets work once it is run, and which is
+// to be closed. A nil Control does nothing.
+func NewKernel(c Control) (*Kernel, error) {
+	p, err := newPoller()
+	if err != nil {
+		return nil, err
+	}
+	if c == nil {
+		c = func(string, string, syscall.RawConn) error { return nil }
+	}
+	return &Kernel{control: c, poller: p}, nil
+}
+
+// Run tells flows what happens to their sockets, until ctx ends.
+func (k *Kernel) Run(ctx context.Context) error { return k.poller.run(ctx) }
+
+// Close frees what NewKernel has opened. No flow may be left.
+func (k *Kernel) Close() error { return k.poller.close() }
 
 const dscpMask = 0xfc // the ECN bits of a TCP segment are the kernel's own affair (RFC 3168)
 
@@ -24,7 +44,7 @@ const dscpMask = 0xfc // the ECN bits of a TCP segment are the kernel's own affa
 // It is done without package net because a failed dial there closes its socket,
 // and with it the error queue that says what the network said; and because a flow
 // needs fewer than half of the system calls that a [net.Dialer] makes.
-func (k *Kernel) DialTCP(ctx context.Context, ua netip.AddrPort, m Meta) (TCPConn, error) {
+func (k *Kernel) DialTCP(ctx context.Context, ua netip.AddrPort, m Meta) (OutsideTCP, error) {
 	c, err := k.connect(ua, m)
 	if err != nil {
 		return nil, fmt.Errorf("nat: dial %v: %w", ua, err)
@@ -33,7 +53,7 @@ func (k *Kernel) DialTCP(ctx context.Context, ua netip.AddrPort, m Meta) (TCPCon
 	if err == nil {
 		// On an established connection the queue would make errors fatal that
 		// TCP outlives (RFC 1122 section 4.2.3.9).
-		err = control(c.raw, func(fd int) error { return setRecvErr(fd, c.v4, 0) })
+		err = setRecvErr(c.fd, c.v4, 0)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("nat: dial %v: %w", ua, err), c.Close())
@@ -63,8 +83,11 @@ func (k *Kernel) connect(ua netip.AddrPort, m Meta) (*kernelTCP, error) {
 	if err != nil && err != syscall.EINPROGRESS {
 		return nil, errors.Join(connectError(fd, v4, err), syscall.Close(fd))
 	}
-	// Not before: the poller would report a socket that is not connected.
-	return newKernelTCP(os.NewFile(uintptr(fd), "tcp"), v4)
+	c := &kernelTCP{poller: k.poller, fd: fd, v4: v4}
+	if err := k.poller.add(c); err != nil {
+		return nil, errors.Join(err, syscall.Close(fd))
+	}
+	return c, nil
 }
 
 // prepareTCP sets what must be set before the SYN is sent. Keepalive has the
@@ -76,10 +99,8 @@ func (k *Kernel) prepareTCP(fd int, ua netip.AddrPort, m Meta) error {
 	if v4 {
 		network = "tcp4"
 	}
-	if k.Control != nil {
-		if err := k.Control(network, ua.String(), rawFD(fd)); err != nil {
-			return err
-		}
+	if err := k.control(network, ua.String(), rawFD(fd)); err != nil {
+		return err
 	}
 	if err := errors.Join(syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_KEEPALIVE, 1),
 		syscall.SetsockoptInt(fd, syscall.IPPROTO_TCP, syscall.TCP_NODELAY, 1)); err != nil {
@@ -120,52 +141,26 @@ func connectError(fd int, v4 bool, err error) error {
 
 // awaitConnected blocks until the handshake has succeeded or failed, or ctx ends.
 func (c *kernelTCP) awaitConnected(ctx context.Context) error {
-	var done bool
-	var failed error
-	check := func(fd uintptr) bool {
-		switch tcpState(int(fd)) {
-		case tcpSynSent:
-			return false
-		case tcpClosed:
-			errno, err := syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_ERROR)
-			failed = connectError(int(fd), c.v4, errors.Join(err, syscall.Errno(errno)))
-		}
-		done = true
-		return true
-	}
 	// A near member has answered by now: what it sends is received while we send.
-	if err := c.raw.Control(func(fd uintptr) { check(fd) }); err != nil || done {
-		return errors.Join(err, failed)
-	}
-	stop := context.AfterFunc(ctx, func() { _ = c.file.SetWriteDeadline(time.Unix(1, 0)) }) // fails only on a closed file
-	for !done {
-		if err := c.raw.Write(check); err != nil && !done {
-			if ctx.Err() != nil {
-				failed = context.Cause(ctx)
-				break
+	if tcpState(c.fd) == tcpSynSent {
+		happened := make(chan struct{}, 1)
+		c.Watch(func() {
+			select {
+			case happened <- struct{}{}:
+			default:
 			}
-			time.Sleep(pollPause) // the poller takes an error for a broken descriptor, see kernelUDP.Receive
+		})
+		for tcpState(c.fd) == tcpSynSent {
+			select {
+			case <-happened:
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
 		}
 	}
-	if !stop() {
-		_ = c.file.SetWriteDeadline(time.Time{}) // as above
+	if tcpState(c.fd) != tcpClosed {
+		return nil
 	}
-	return failed
-}
-
-// States of a connection (linux/tcp_states.h).
-const (
-	tcpSynSent = 2
-	// tcpClosed is that of a connection that has been reset or has failed, and
-	// also of one that has ended with FIN both ways.
-	tcpClosed = 7
-)
-
-// tcpState is the first byte of struct tcp_info.
-func tcpState(fd int) int {
-	info, err := syscall.GetsockoptInt(fd, syscall.IPPROTO_TCP, syscall.TCP_INFO)
-	if err != nil {
-		return tcpClosed
-	}
-	return info & 0xff
+	errno, err := syscall.GetsockoptInt(c.fd, syscall.SOL_SOCKET, syscall.SO_ERROR)
+	return connectError(c.fd, c.v4, errors.Join(err, syscall.Errno(errno)))
 }

@@ -31,7 +31,7 @@ const udpReceiveBuffer = 1 << 20
 func (k *Kernel) DialUDP(ctx context.Context, ua netip.AddrPort) (UDPConn, error) {
 	v4 := ua.Addr().Is4()
 	d := net.Dialer{Control: func(network, address string, c syscall.RawConn) error {
-		if err := k.Control(network, address, c); err != nil {
+		if err := k.control(network, address, c); err != nil {
 			return err
 		}
 		return control(c, func(fd int) error { return prepareUDP(fd, v4) })

@@ -6,41 +6,61 @@ import (
 	"net/netip"
 )
 
-// TCPConn is one leg of a TCP flow, inside or outside. One goroutine reads and
-// one writes; Close and Reset may be called from any, and unblock both.
-type TCPConn interface {
-	// Read returns io.EOF after the peer's FIN and an error that is
-	// [syscall.ECONNRESET] after its RST.
-	io.ReadWriteCloser
+// Leg is one half of an established TCP flow. Nothing of it waits: it says by
+// Watch when there may be something to do. But for Watch, its methods are called
+// by one goroutine at a time.
+type Leg interface {
+	// Watch has notify called from now on, from any goroutine, whenever there
+	// may be something to read, or room to write again, or the leg has failed.
+	// notify does not wait, and does not call the leg. What has happened
+	// before may go unsaid.
+	Watch(notify func())
 
-	// WriteTo hands what is read to w, and returns nil after the peer's FIN.
-	// It holds no buffer while there is nothing to read: most flows are idle
-	// most of the time.
-	io.WriterTo
+	// Failed reports whether the connection has been reset or has failed. To
+	// have ended with FIN both ways is neither.
+	Failed() bool
 
 	// CloseWrite sends FIN and leaves the other direction open.
 	CloseWrite() error
 
-	// Reset ends the connection with RST and frees it. Calling Close
-	// afterwards does no harm.
+	// Reset ends the connection with RST and frees it.
 	Reset() error
 
-	// AwaitReset blocks until the connection has been reset or has failed, and
-	// reports true, or until stop is closed, and reports false. To have ended
-	// with FIN both ways is neither. It is called only while no Read is.
-	AwaitReset(stop <-chan struct{}) bool
+	// Close frees a connection that has ended, with FIN both ways. After Reset
+	// it does nothing.
+	Close() error
 }
 
-// TryWriter is a writer that can write what needs no waiting, straight from where
-// it lies. What is given to WriteTo of a [TCPConn] may be one.
+// InsideTCP is the client's half.
+type InsideTCP interface {
+	Leg
+	TryReaderFrom
+
+	// MoveTo writes to w what the client has sent, as far as neither has to be
+	// waited for. It returns nil for now, [io.EOF] after the client's FIN, an
+	// error that is [syscall.ECONNRESET] after its RST, or w's error.
+	MoveTo(w TryWriter) error
+}
+
+// OutsideTCP is the member's half.
+type OutsideTCP interface {
+	Leg
+	TryWriter
+
+	// MoveTo has w take what the member has sent; else it is as that of
+	// [InsideTCP].
+	MoveTo(w TryReaderFrom) error
+}
+
+// TryWriter is a writer that does not wait.
 type TryWriter interface {
 	// TryWrite returns how much was written, without an error if the rest would
 	// have to wait. It keeps nothing of b.
 	TryWrite(b []byte) (int, error)
 }
 
-// TryReaderFrom is a writer that can read what it takes straight to where it
-// keeps it. What is given to WriteTo of a [TCPConn] may be one.
+// TryReaderFrom is a writer that reads what it takes straight to where it keeps
+// it, and does not wait.
 type TryReaderFrom interface {
 	// TryReadFrom takes up to n bytes, all of which r has without waiting, and
 	// returns how many; 0 without an error if it would have to wait for room,
@@ -56,10 +76,18 @@ type TCPInside interface {
 
 	// Accept completes the client's handshake and blocks until it has, or
 	// until ctx ends.
-	Accept(ctx context.Context) (TCPConn, error)
+	Accept(ctx context.Context) (InsideTCP, error)
 
 	// Reject answers the SYN the way the network would have.
 	Reject(Refusal)
+}
+
+// Detacher is a [TCPInside] that does not need ServeTCP to block for as long as
+// the flow lives: an idle flow then costs no goroutine.
+type Detacher interface {
+	// Detach says that ServeTCP is about to return. ended is to be called when
+	// the flow has ended.
+	Detach() (ended func())
 }
 
 // UDPConn is one half of a UDP flow. One goroutine receives and one sends;
@@ -132,7 +160,7 @@ type Resolver interface {
 type Outside interface {
 	// DialTCP connects to a member. Of m the flow has the DSCP and the hop
 	// limit.
-	DialTCP(ctx context.Context, ua netip.AddrPort, m Meta) (TCPConn, error)
+	DialTCP(ctx context.Context, ua netip.AddrPort, m Meta) (OutsideTCP, error)
 	// DialUDP opens a socket that sends to a member and hears only it.
 	DialUDP(ctx context.Context, ua netip.AddrPort) (UDPConn, error)
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"runtime"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -80,6 +82,7 @@ type Translator struct {
 	timeouts Timeouts
 	log      *slog.Logger
 	table    *table
+	workers  workers // of established TCP flows
 	stats    counters
 }
 
@@ -101,10 +104,28 @@ func New(c Config) (*Translator, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Translator{
+	t := &Translator{
 		resolver: c.Resolver, outside: c.Outside, pinger: c.Pinger,
 		timeouts: c.Timeouts, log: c.Log, table: newTable(c.Limits),
-	}, nil
+	}
+	t.workers.wake.L = &t.workers.mu
+	return t, nil
+}
+
+// Run moves the bytes of established TCP flows until ctx ends; then it refuses
+// new flows, cuts those there are, and waits for their end.
+func (t *Translator) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	for range max(2, runtime.GOMAXPROCS(0)) {
+		wg.Go(t.workers.work)
+	}
+	<-ctx.Done()
+	empty := t.table.drain()
+	t.table.cutAll()
+	<-empty
+	t.workers.stop()
+	wg.Wait()
+	return nil
 }
 
 // Flows returns the flows as they stand now, oldest first.

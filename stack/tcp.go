@@ -135,9 +135,13 @@ func (s *Stack) serveTCP(r *tcp.ForwarderRequest) {
 		in.complete(false)
 		return
 	}
-	defer s.serves.Done()
+	defer func() {
+		if !in.detached {
+			s.link.zero.forget(id)
+			s.serves.Done()
+		}
+	}()
 	defer in.syn.cancel()
-	defer s.link.zero.forget(id)
 	if s.buffersFull() {
 		s.stats.refusedBuffers.Add(1)
 		in.Reject(nat.Refusal{Reason: nat.Busy})
@@ -152,6 +156,18 @@ type tcpInside struct {
 	request *tcp.ForwarderRequest
 	id      gstack.TransportEndpointID
 	syn     *pendingSYN
+
+	detached bool // the flow outlives ServeTCP
+}
+
+// Detach implements [nat.Detacher].
+func (in *tcpInside) Detach() (ended func()) {
+	in.detached = true
+	s, id := in.s, in.id
+	return func() {
+		s.link.zero.forget(id)
+		s.serves.Done()
+	}
 }
 
 // complete gives the SYN back to the forwarder, which must be done once.
@@ -161,7 +177,7 @@ func (in *tcpInside) complete(sendReset bool) {
 }
 
 // Accept implements [nat.TCPInside].
-func (in *tcpInside) Accept(ctx context.Context) (nat.TCPConn, error) {
+func (in *tcpInside) Accept(ctx context.Context) (nat.InsideTCP, error) {
 	queue := new(waiter.Queue)
 	stop := in.abortWith(ctx)
 	endpoint, err := in.request.CreateEndpoint(queue)
@@ -184,7 +200,7 @@ func (in *tcpInside) Accept(ctx context.Context) (nat.TCPConn, error) {
 		endpoint.Abort()
 		return nil, fmt.Errorf("stack: keepalive: %w", errnoOf(err))
 	}
-	return newTCPConn(endpoint, queue), nil
+	return &tcpConn{endpoint: endpoint, queue: queue}, nil
 }
 
 // abortWith ends the handshake with ctx, until stop has been called and has

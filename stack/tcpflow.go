@@ -2,8 +2,10 @@ package stack
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"sync"
+	"syscall"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
@@ -12,7 +14,7 @@ import (
 	"aarptun/nat"
 )
 
-// tcpConn is the inside leg of an established flow.
+// tcpConn is the inside half of an established flow.
 //
 // Bytes go straight between the socket of the member and the memory of the
 // endpoint, in both directions. That is safe because neither outlives the call in
@@ -23,151 +25,143 @@ import (
 // does not know of before it is full. So no flow ever sends, or is sent, what
 // another has left in a buffer.
 type tcpConn struct {
-	*conn
-	take takeFrom // the writer's
-}
+	endpoint tcpip.Endpoint
+	queue    *waiter.Queue
+	entry    waiter.Entry
+	closed   bool
 
-func newTCPConn(ep tcpip.Endpoint, queue *waiter.Queue) *tcpConn {
-	return &tcpConn{conn: newConn(ep, queue)}
+	move moveTo
+	take takeFrom
 }
 
 const (
-	// copyBuffer is what a flow's bytes are copied through, one way, where they
-	// cannot go straight.
-	copyBuffer = 64 << 10
-
 	// gatherBelow is the size of a piece below which it is copied to its
 	// neighbours: a system call for each would cost more.
 	gatherBelow = 16 << 10
+
+	// gatherRoom is how much is copied together.
+	gatherRoom = 64 << 10
 )
 
-var copyPool = sync.Pool{New: func() any { return new([copyBuffer]byte) }}
+var gatherPool = sync.Pool{New: func() any { return new([gatherRoom]byte) }}
 
-// Read implements [io.Reader]. The receive buffer grows with what is taken.
-func (c *tcpConn) Read(b []byte) (int, error) {
-	n, err := c.conn.Read(b)
-	if n > 0 {
-		c.endpoint.ModerateRecvBuf(n)
-	}
-	return n, err
+// Watch implements [nat.Leg]. notify is called by netstack, with the endpoint
+// locked.
+func (c *tcpConn) Watch(notify func()) {
+	const events = waiter.ReadableEvents | waiter.WritableEvents | waiter.EventHUp | waiter.EventErr
+	c.entry = waiter.NewFunctionEntry(events, func(waiter.EventMask) { notify() })
+	c.queue.EventRegister(&c.entry)
 }
 
-// WriteTo implements [nat.TCPConn].
-func (c *tcpConn) WriteTo(w io.Writer) (total int64, err error) {
-	g := &gather{w: w}
-	g.direct, _ = w.(nat.TryWriter)
+// MoveTo implements [nat.InsideTCP]. Large pieces of what was received are
+// written from where they lie; small ones are copied together, and taken out of
+// the queue when they have been written.
+func (c *tcpConn) MoveTo(w nat.TryWriter) error {
 	for {
-		if err = c.awaitReadable(); err == nil {
-			err = c.drain(g)
+		c.move = moveTo{w: w}
+		_, err := c.endpoint.Read(&c.move, tcpip.ReadOptions{})
+		c.taken(c.move.n)
+		if c.move.small {
+			var more bool
+			if more, c.move.failed = c.moveSmall(w); more {
+				continue
+			}
 		}
-		if errors.Is(err, io.EOF) {
-			return g.total, nil
+		switch {
+		case c.move.failed != nil:
+			return c.move.failed
+		case c.move.small || c.move.full:
+			return nil
 		}
-		if err != nil {
-			return g.total, err
+		switch err.(type) {
+		case nil: // what is behind it, if only a FIN?
+		case *tcpip.ErrWouldBlock:
+			return nil
+		case *tcpip.ErrClosedForReceive:
+			return io.EOF
+		default:
+			return fmt.Errorf("stack: read: %w", errnoOf(err))
 		}
 	}
 }
 
-// drain writes what is there to read. It waits only with bytes of its own, when
-// the endpoint is not locked.
-func (c *tcpConn) drain(g *gather) error {
-	before := g.taken
-	_, err := c.endpoint.Read(g, tcpip.ReadOptions{})
-	if g.taken > before {
-		c.endpoint.ModerateRecvBuf(int(g.taken - before))
+// taken lets the receive buffer grow with what is taken.
+func (c *tcpConn) taken(n int) {
+	if n == 0 {
+		return
 	}
-	if err := g.finish(); err != nil {
-		return err
+	if endpoint, ok := c.endpoint.(*tcp.Endpoint); ok {
+		endpoint.ModerateRecvBuf(n)
 	}
-	switch err.(type) {
-	case nil, *tcpip.ErrWouldBlock, *tcpip.ErrBadBuffer: // the last says that nothing was taken
-		return nil
-	}
-	return c.wrap("read", err)
 }
 
-// gather is what an endpoint writes its receive queue to, piece by piece, while
-// it is locked: large pieces go straight on, small ones are copied.
-type gather struct {
-	w      io.Writer
-	direct nat.TryWriter // nil if there is none
-	full   bool          // it would have to wait
+// moveSmall writes the small pieces at the front of the receive queue; more says
+// that all of them were written.
+func (c *tcpConn) moveSmall(w nat.TryWriter) (more bool, err error) {
+	room := gatherPool.Get().(*[gatherRoom]byte)
+	defer gatherPool.Put(room)
+	g := gather{room: room[:0]}
+	if _, err := c.endpoint.Read(&g, tcpip.ReadOptions{Peek: true}); err != nil || len(g.room) == 0 {
+		return false, nil // it has been reset since, and whoever reads next is told
+	}
+	n, err := w.TryWrite(g.room)
+	if n > 0 {
+		d := discard(n)
+		_, _ = c.endpoint.Read(&d, tcpip.ReadOptions{}) // fails only if it has been reset since
+		c.taken(n)
+	}
+	return err == nil && n == len(g.room), err
+}
+
+var errStop = errors.New("stack: no more for now") // told to netstack, and to nobody else
+
+// moveTo writes large pieces of a receive queue, while it is locked.
+type moveTo struct {
+	w      nat.TryWriter
+	n      int
+	small  bool // the next piece is small
+	full   bool // w would have to wait
 	failed error
-	taken  int64 // from the endpoint, bytes
-	total  int64 // written
-
-	buf *[copyBuffer]byte // nil if nothing was copied
-	n   int
 }
 
-// Write implements [io.Writer] for the endpoint.
-func (g *gather) Write(b []byte) (n int, err error) {
-	if len(b) >= gatherBelow && g.direct != nil && !g.full && g.failed == nil {
-		if n, err = g.straight(b); n == len(b) || err != nil {
-			g.taken += int64(n)
-			return n, err
-		}
+// Write implements [io.Writer].
+func (m *moveTo) Write(b []byte) (n int, err error) {
+	if len(b) < gatherBelow {
+		m.small = true
+		return 0, errStop
 	}
-	if g.failed == nil {
-		n += g.copy(b[n:])
-	}
-	g.taken += int64(n)
+	n, m.failed = m.w.TryWrite(b)
+	m.n += n
 	if n < len(b) {
-		return n, io.ErrShortWrite
+		m.full = true
+		return n, errStop
 	}
 	return n, nil
 }
 
-// straight writes b, after what was copied before it.
-func (g *gather) straight(b []byte) (n int, err error) {
-	if g.flush(); g.full || g.failed != nil {
-		return 0, g.failed
+// gather copies small pieces.
+type gather struct{ room []byte }
+
+// Write implements [io.Writer].
+func (g *gather) Write(b []byte) (int, error) {
+	if len(b) >= gatherBelow || len(g.room)+len(b) > cap(g.room) {
+		return 0, errStop
 	}
-	n, g.failed = g.direct.TryWrite(b)
-	g.total += int64(n)
-	g.full = n < len(b)
-	return n, g.failed
+	g.room = append(g.room, b...)
+	return len(b), nil
 }
 
-// copy keeps what there is room for.
-func (g *gather) copy(b []byte) int {
-	if g.buf == nil {
-		g.buf = copyPool.Get().(*[copyBuffer]byte)
-	}
-	n := copy(g.buf[g.n:], b)
-	g.n += n
-	return n
-}
+// discard takes so many bytes.
+type discard int
 
-// flush writes what was copied, as far as that needs no waiting.
-func (g *gather) flush() {
-	if g.n == 0 {
-		return
+// Write implements [io.Writer].
+func (d *discard) Write(b []byte) (int, error) {
+	n := min(len(b), int(*d))
+	*d -= discard(n)
+	if n < len(b) {
+		return n, errStop
 	}
-	var n int
-	n, g.failed = g.direct.TryWrite(g.buf[:g.n])
-	g.total += int64(n)
-	g.full = n < g.n
-	g.n = copy(g.buf[:], g.buf[n:g.n])
-}
-
-// finish writes the rest of what was copied, and waits if it must.
-func (g *gather) finish() error {
-	if g.buf == nil {
-		return g.failed
-	}
-	if g.direct != nil && !g.full && g.failed == nil {
-		g.flush()
-	}
-	if g.n > 0 && g.failed == nil {
-		var n int
-		n, g.failed = g.w.Write(g.buf[:g.n])
-		g.total += int64(n)
-	}
-	copyPool.Put(g.buf)
-	g.buf, g.n, g.full = nil, 0, false
-	return g.failed
+	return n, nil
 }
 
 // takeFrom is a [tcpip.Payloader] of n bytes that r has.
@@ -196,71 +190,82 @@ func (c *tcpConn) TryReadFrom(r io.Reader, most int) (int, error) {
 	case *tcpip.ErrWouldBlock, *tcpip.ErrBadBuffer: // of the latter r knows why
 		return 0, nil
 	}
-	return int(n), c.wrap("write", err)
+	return int(n), fmt.Errorf("stack: write: %w", errnoOf(err))
 }
 
-// awaitReadable blocks until Read would not.
-func (c *tcpConn) awaitReadable() error {
-	const events = waiter.ReadableEvents | waiter.EventHUp | waiter.EventErr
-	err := c.wait(events, func() tcpip.Error {
-		if c.endpoint.Readiness(events) == 0 {
-			return &tcpip.ErrWouldBlock{}
-		}
-		return nil
-	})
-	if err != nil {
-		return c.wrap("read", err)
-	}
-	return nil
-}
-
-// CloseWrite implements [nat.TCPConn].
+// CloseWrite implements [nat.Leg].
 func (c *tcpConn) CloseWrite() error {
 	if err := c.endpoint.Shutdown(tcpip.ShutdownWrite); err != nil {
-		return c.wrap("shutdown", err)
+		return fmt.Errorf("stack: shutdown: %w", errnoOf(err))
 	}
 	return nil
 }
 
-// Reset implements [nat.TCPConn].
+// Close implements [nat.Leg]. What is queued is still delivered.
+func (c *tcpConn) Close() error {
+	if c.end() {
+		c.endpoint.Close()
+	}
+	return nil
+}
+
+// Reset implements [nat.Leg].
 func (c *tcpConn) Reset() error {
-	c.once.Do(func() {
-		close(c.closed)
+	if c.end() {
 		c.endpoint.Abort()
-	})
+	}
 	return nil
 }
 
-// AwaitReset implements [nat.TCPConn].
-func (c *tcpConn) AwaitReset(stop <-chan struct{}) bool {
-	entry, notify := waiter.NewChannelEntry(waiter.EventHUp | waiter.EventErr)
-	c.queue.EventRegister(&entry)
-	defer c.queue.EventUnregister(&entry)
-	for {
-		if c.hasFailed() {
-			return true
-		}
-		select {
-		case <-notify:
-		case <-c.closed:
-			return true
-		case <-stop:
-			return false
-		}
+// end reports whether the connection is still to be ended.
+func (c *tcpConn) end() bool {
+	first := !c.closed
+	c.closed = true
+	if first && c.entry.Mask() != 0 {
+		c.queue.EventUnregister(&c.entry)
 	}
+	return first
 }
 
-// hasFailed reports whether the connection has been reset or has failed. One
-// that has ended with FIN both ways is closed and has no error; what it has
-// received may still wait to be read.
-func (c *tcpConn) hasFailed() bool {
+// Failed implements [nat.Leg]. A connection that has ended with FIN both ways is
+// closed and has no error; what it has received may still wait to be read.
+func (c *tcpConn) Failed() bool {
 	switch tcp.EndpointState(c.endpoint.State()) {
 	case tcp.StateError:
 		return true
 	case tcp.StateClose:
 		// A RST behind the client's FIN.
-		_, aborted := c.endpoint.LastError().(*tcpip.ErrAborted)
+		endpoint, ok := c.endpoint.(*tcp.Endpoint)
+		if !ok {
+			return true
+		}
+		_, aborted := endpoint.LastError().(*tcpip.ErrAborted)
 		return aborted
 	}
 	return false
+}
+
+// errnoOf gives netstack's errors the numbers that the kernel's have.
+func errnoOf(err tcpip.Error) error {
+	switch err.(type) {
+	case *tcpip.ErrConnectionReset:
+		return syscall.ECONNRESET
+	case *tcpip.ErrConnectionRefused:
+		return syscall.ECONNREFUSED
+	case *tcpip.ErrConnectionAborted, *tcpip.ErrAborted:
+		return syscall.ECONNABORTED
+	case *tcpip.ErrTimeout:
+		return syscall.ETIMEDOUT
+	case *tcpip.ErrClosedForSend, *tcpip.ErrNotConnected:
+		return syscall.EPIPE
+	case *tcpip.ErrNetworkUnreachable:
+		return syscall.ENETUNREACH
+	case *tcpip.ErrHostUnreachable:
+		return syscall.EHOSTUNREACH
+	case *tcpip.ErrMessageTooLong:
+		return syscall.EMSGSIZE
+	case *tcpip.ErrNoBufferSpace:
+		return syscall.ENOBUFS
+	}
+	return fmt.Errorf("%v", err)
 }

@@ -44,6 +44,7 @@ func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 type house struct {
 	host       *tun.Host
 	ping       *ping.Socket
+	kernel     *nat.Kernel
 	member     *member.Prober // nil if responders are not asked
 	resolver   *resolver.Resolver
 	translator *nat.Translator
@@ -68,9 +69,12 @@ func build(cfg config.Config, version string, host *tun.Host, log *slog.Logger) 
 	if h.resolver, err = newResolver(cfg, h.ping, h.member, host.Locals(), log); err != nil {
 		return h, err
 	}
+	if h.kernel, err = nat.NewKernel(tun.Control(cfg.Mark)); err != nil {
+		return h, err
+	}
 	limits := nat.LimitsFor(mayOpen())
 	h.translator, err = nat.New(nat.Config{
-		Resolver: h.resolver, Outside: &nat.Kernel{Control: tun.Control(cfg.Mark)}, Pinger: h.ping, Limits: limits, Log: log,
+		Resolver: h.resolver, Outside: h.kernel, Pinger: h.ping, Limits: limits, Log: log,
 	})
 	if err != nil {
 		return h, err
@@ -98,6 +102,9 @@ func (h *house) discard() error {
 	if h.ping != nil {
 		errs = append(errs, h.ping.Close())
 	}
+	if h.kernel != nil {
+		errs = append(errs, h.kernel.Close())
+	}
 	return errors.Join(errs...)
 }
 
@@ -109,7 +116,7 @@ func (h *house) run(ctx context.Context, cfg config.Config, ready func() error) 
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	group, failed := errgroup.WithContext(life)
-	rooms := []func(context.Context) error{h.ping.Run, h.resolver.Run, h.stack.Run, h.admin.Run}
+	rooms := []func(context.Context) error{h.ping.Run, h.kernel.Run, h.resolver.Run, h.translator.Run, h.stack.Run, h.admin.Run}
 	if h.member != nil {
 		rooms = append(rooms, h.member.Run)
 	}
@@ -118,7 +125,8 @@ func (h *house) run(ctx context.Context, cfg config.Config, ready func() error) 
 	}
 	err := h.serve(ctx, failed, cfg, ready)
 	end()
-	return errors.Join(err, group.Wait())
+	err = errors.Join(err, group.Wait())
+	return errors.Join(err, h.kernel.Close())
 }
 
 // serve is the time between the routes' coming and their going.

@@ -103,28 +103,3 @@ func (c *conn) wrap(op string, err tcpip.Error) error {
 	}
 	return fmt.Errorf("stack: %s: %w", op, errnoOf(err))
 }
-
-// errnoOf gives netstack's errors the numbers that the kernel's have.
-func errnoOf(err tcpip.Error) error {
-	switch err.(type) {
-	case *tcpip.ErrConnectionReset:
-		return syscall.ECONNRESET
-	case *tcpip.ErrConnectionRefused:
-		return syscall.ECONNREFUSED
-	case *tcpip.ErrConnectionAborted, *tcpip.ErrAborted:
-		return syscall.ECONNABORTED
-	case *tcpip.ErrTimeout:
-		return syscall.ETIMEDOUT
-	case *tcpip.ErrClosedForSend, *tcpip.ErrNotConnected:
-		return syscall.EPIPE
-	case *tcpip.ErrNetworkUnreachable:
-		return syscall.ENETUNREACH
-	case *tcpip.ErrHostUnreachable:
-		return syscall.EHOSTUNREACH
-	case *tcpip.ErrMessageTooLong:
-		return syscall.EMSGSIZE
-	case *tcpip.ErrNoBufferSpace:
-		return syscall.ENOBUFS
-	}
-	return fmt.Errorf("%v", err)
-}
