@@ -1,3 +1,4 @@
+// The translators that bench.sh builds to compare with. None of it is in aarptun.
 module aarptun/peers
 
 go 1.26.3

@@ -44,7 +44,14 @@ type answer struct {
 	Values values `json:"values,omitempty"`
 	Usage  usage  `json:"usage"`
 	Error  string `json:"error,omitempty"`
+	Remark string `json:"remark,omitempty"`
 }
+
+// remark is what is to be said beside the figures, which stand all the same.
+type remark string
+
+// Error implements error.
+func (r remark) Error() string { return string(r) }
 
 // loads by kind. Each bounds itself, and is ended from outside if it does not.
 var loads = map[string]func(request) (values, usage, error){
@@ -72,7 +79,10 @@ func loadCommand(args []string) (int, error) {
 	}
 	v, u, err := load(r)
 	a := answer{Values: v, Usage: u}
-	if err != nil {
+	var beside remark
+	if errors.As(err, &beside) {
+		a.Remark = string(beside)
+	} else if err != nil {
 		a.Error = err.Error()
 	}
 	return 0, json.NewEncoder(os.Stdout).Encode(a)

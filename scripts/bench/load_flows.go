@@ -164,7 +164,7 @@ func loadGrowth(r request) (values, usage, error) {
 				return nil, usage{}, fmt.Errorf("beside %d flows: %w", step.flows, err)
 			}
 			v[map[bool]string{true: "up", false: "down"}[up]+step.suffix] = got["gbps"]
-			u = usage{Wall: u.Wall + used.Wall, Machine: u.Machine + used.Machine, Translator: u.Translator + used.Translator}
+			u = usage{Wall: u.Wall + used.Wall, Machine: u.Machine + used.Machine, Translator: u.Translator + used.Translator, GB: u.GB + used.GB}
 		}
 	}
 	v["up"], v["down"] = v["up_many"]/v["up_few"], v["down_many"]/v["down_few"]
@@ -195,12 +195,16 @@ func loadMany(r request) (values, usage, error) {
 		return nil, usage{}, err
 	}
 	u, err := m.stop()
-	if err == nil && failed != nil {
-		err = fmt.Errorf("an active flow: %w", failed)
+	if failed != nil {
+		err = errors.Join(err, fmt.Errorf("an active flow: %w", failed))
 	}
+	if few := f.all(r.Flows); err == nil && few != nil {
+		err = remark(few.Error())
+	}
+	held := float64(len(f.conns))
 	return values{
-		"flows": float64(len(f.conns)), "rss_mb": max(idle, active) / 1e6, "opened_per_s": float64(len(f.conns)) / opened.Seconds(),
-		"active": float64(len(f.conns) / activePart), "exchanges_per_s": float64(exchanges) / r.Seconds,
+		"flows": held, "active": float64(len(f.conns) / activePart), "exchanges_per_s": float64(exchanges) / r.Seconds,
+		"rss_mb": max(idle, active) / 1e6, "rss_kb": max(idle, active) / 1e3 / held, "opened_per_s": held / opened.Seconds(),
 	}, u, err
 }
 

@@ -34,11 +34,8 @@ func loadTCP(r request) (values, usage, error) {
 	if err != nil {
 		return nil, usage{}, err
 	}
-	gb := float64(total) / 1e9
-	if gb == 0 {
-		return nil, u, errors.New("not a byte arrived")
-	}
-	return values{"gbps": 8 * gb / u.Wall, "cpu_machine": u.Machine / gb, "cpu_translator": u.Translator / gb}, u, nil
+	u.GB = float64(total) / 1e9
+	return values{"gbps": 8 * u.GB / u.Wall, "cpu_machine": u.Machine / u.GB, "cpu_translator": u.Translator / u.GB}, u, nil
 }
 
 func openStreams(r request) ([]*net.TCPConn, error) {

@@ -21,6 +21,24 @@ type usage struct {
 	Wall       float64 `json:"wall"`
 	Machine    float64 `json:"machine"`
 	Translator float64 `json:"translator"`
+	GB         float64 `json:"gb,omitempty"` // that arrived by TCP
+}
+
+// What a translator uses at least while it carries a load: a share of the
+// machine's CPU, or of a core, for others may keep the machine busy; or seconds
+// for each GB, for a flow may stall. Those here use twenty times that; one that
+// is bypassed, next to none.
+const (
+	carriedPart  = 0.01
+	carriedPerGB = 0.02
+)
+
+// carried reports whether the translator can have carried the load.
+func (u usage) carried() bool {
+	if u.Translator <= 0 {
+		return false
+	}
+	return u.Translator >= carriedPart*min(u.Wall, u.Machine) || u.GB > 0 && u.Translator >= carriedPerGB*u.GB
 }
 
 // meter measures from its start to its stop.

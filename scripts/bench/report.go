@@ -105,10 +105,10 @@ func writePage(w io.Writer, r *results, charts string) {
 	p("| to repeat it | `%s` |\n", r.Command)
 	p("A figure is the median over the repetitions; in brackets is its ratio to direct,")
 	p("the median of the ratios within each repetition. Ratios within one run mean")
-	p("something, figures of different machines do not. Goals are for aarptun with its")
-	p("defaults; the best peer is the best of %s. An error is a sample", peersOf(r))
-	p("that failed, also one whose translator used no CPU, since it cannot have carried")
-	p("the traffic.\n")
+	p("something, figures of different machines do not. Goals are for the variant")
+	p("aarptun; the best peer is the best of %s. A sample that failed is left", peersOf(r))
+	p("out, and that is said; if its translator used no CPU, it cannot have carried the")
+	p("traffic, and there is no figure at all.\n")
 	p("| variant | what it is |\n|-|-|")
 	for _, v := range r.Variants {
 		p("| %s | %s |", v.Name, v.What)
@@ -144,13 +144,28 @@ func writeGroup(p func(string, ...any), r *results, g group, charts string) {
 		}
 	}
 	p("%s", strings.Join(table, "\n"))
+	for i, line := range r.footnotes(g) {
+		if i == 0 {
+			p("")
+		}
+		p("- %s", line)
+	}
+}
+
+// footnotes are the errors and remarks of a group.
+func (r *results) footnotes(g group) (lines []string) {
 	for _, row := range g.rows {
 		for _, v := range r.Variants {
+			where := v.Name + ", " + cmp.Or(row.title, strings.ToLower(g.title)) + ": "
 			if e := r.errorOf(v.Name, row.name); e != "" {
-				p("\n- %s, %s: error: %s", v.Name, cmp.Or(row.title, strings.ToLower(g.title)), e)
+				lines = append(lines, fmt.Sprintf("%sfailed %d of %d times: %s", where, r.errors(v.Name, row.name), r.Reps, e))
+			}
+			if s := r.remarkOf(v.Name, row.name); s != "" {
+				lines = append(lines, where+s)
 			}
 		}
 	}
+	return lines
 }
 
 func peersOf(r *results) string {

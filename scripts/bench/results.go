@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -53,6 +54,7 @@ type sample struct {
 	Values  values `json:"values,omitempty"`
 	Usage   usage  `json:"usage"`
 	Error   string `json:"error,omitempty"`
+	Remark  string `json:"remark,omitempty"`
 }
 
 // describeMachine takes a second.
@@ -122,11 +124,37 @@ func (r *results) byRep(variant, row, key string) map[int]float64 {
 	return found
 }
 
-// errorOf returns the first error of a variant in a row, or nothing.
+// errorOf returns the worst error of a variant in a row, or nothing: that it was
+// bypassed, or else the first.
 func (r *results) errorOf(variant, row string) string {
+	bypassed := r.said(variant, row, func(s sample) string {
+		if s.Error == errCarriedNothing.Error() {
+			return s.Error
+		}
+		return ""
+	})
+	return cmp.Or(bypassed, r.said(variant, row, func(s sample) string { return s.Error }))
+}
+
+// errors returns in how many samples a variant has failed in a row.
+func (r *results) errors(variant, row string) (n int) {
 	for _, s := range r.Samples {
 		if s.Variant == variant && s.Row == row && s.Error != "" {
-			return s.Error
+			n++
+		}
+	}
+	return n
+}
+
+// remarkOf returns the first remark of a variant in a row, or nothing.
+func (r *results) remarkOf(variant, row string) string {
+	return r.said(variant, row, func(s sample) string { return s.Remark })
+}
+
+func (r *results) said(variant, row string, what func(sample) string) string {
+	for _, s := range r.Samples {
+		if s.Variant == variant && s.Row == row && what(s) != "" {
+			return what(s)
 		}
 	}
 	return ""

@@ -16,16 +16,6 @@ import (
 	"time"
 )
 
-// carriedPart is the share of the machine's CPU, and of a core, that a translator
-// uses at least while it carries a load: of one of the two, since others may keep
-// the machine busy, and a flow may stall. Those here use twenty times that; one
-// that is bypassed, next to none.
-const carriedPart = 0.01
-
-func (u usage) carried() bool {
-	return u.Translator > 0 && u.Translator >= carriedPart*min(u.Wall, u.Machine)
-}
-
 // errCarriedNothing is the error of a sample whose translator used less.
 var errCarriedNothing = errors.New("carried nothing: it used no CPU")
 
@@ -128,8 +118,8 @@ func (b *bench) choose(only, rowNames []string, quick bool) (err error) {
 			continue
 		}
 		b.groups = append(b.groups, g)
-		if quick && len(b.rounds) > 0 {
-			b.rounds[0] = append(b.rounds[0], g) // one start for all of it
+		if quick && !g.alone && len(b.rounds) > 0 {
+			b.rounds[0] = append(b.rounds[0], g) // one start for all that can share it
 		} else {
 			b.rounds = append(b.rounds, []group{g})
 		}
@@ -206,6 +196,9 @@ func (b *bench) target(v variant) target {
 	if v.toUA {
 		t.ip6, t.ip4 = b.ua, b.ua4
 	}
+	if v.inner {
+		t.sources = nil // its namespace has one address
+	}
 	return t
 }
 
@@ -226,6 +219,7 @@ func (b *bench) take(s *sample, v variant, started *running, g group, r request)
 	if err != nil {
 		a.Error = err.Error()
 	}
+	s.Remark = a.Remark
 	s.Values, s.Usage, s.Error = a.Values, a.Usage, strings.Join(strings.Fields(a.Error), " ")
 	if s.Error != "" {
 		s.Values = nil // no figure
@@ -269,6 +263,9 @@ func (b *bench) record(s sample, v variant, r row) {
 	for _, m := range r.metrics {
 		line += fmt.Sprintf("  %s %s", m.key, number(s.Values[m.key], m.digits))
 	}
+	if s.Remark != "" {
+		line += "  " + s.Remark
+	}
 	fmt.Fprintln(os.Stderr, line)
 }
 
@@ -296,7 +293,7 @@ func (b *bench) mustBeFoundOut() error {
 
 // settings are those of the kernel that matter to many flows, as they are.
 func (b *bench) settings() (found []string) {
-	for _, name := range []string{"fs.nr_open", "fs.file-max", "net.ipv4.tcp_mem"} {
+	for _, name := range []string{"fs.nr_open", "fs.file-max"} {
 		text, err := os.ReadFile("/proc/sys/" + strings.ReplaceAll(name, ".", "/"))
 		if err == nil {
 			found = append(found, name+" = "+strings.Join(strings.Fields(string(text)), " "))

@@ -84,7 +84,10 @@ func TestCarried(t *testing.T) {
 		{"it works", usage{Wall: 2, Machine: 3, Translator: 1}, true},
 		{"it was bypassed", usage{Wall: 2, Machine: 4, Translator: 0.001}, false},
 		{"it was bypassed, and nothing else ran", usage{Wall: 2, Machine: 0, Translator: 0}, false},
+		{"it was bypassed by much", usage{Wall: 2, Machine: 4, Translator: 0.001, GB: 5}, false},
+		{"it was bypassed by little", usage{Wall: 2, Machine: 4, Translator: 0.0001, GB: 0.02}, false},
 		{"it stalled, but carried what there was", usage{Wall: 10, Machine: 0.2, Translator: 0.02}, true},
+		{"it stalled while others kept the machine busy", usage{Wall: 2, Machine: 4, Translator: 0.01, GB: 0.02}, true},
 		{"others keep the machine busy", usage{Wall: 0.2, Machine: 4, Translator: 0.01}, true},
 	} {
 		if got := c.u.carried(); got != c.want {

@@ -16,9 +16,14 @@ type cell struct {
 	error  string
 }
 
+// cell returns what there is. A repetition that failed is left out, and a
+// footnote; a translator that was bypassed in one has no figure at all.
 func (r *results) cell(variant string, row row, m metric) cell {
 	mine, direct := r.byRep(variant, row.name, m.key), r.byRep("direct", row.name, m.key)
-	c := cell{ratio: medianRatio(mine, direct), error: r.errorOf(variant, row.name)}
+	c := cell{ratio: medianRatio(mine, direct)}
+	if e := r.errorOf(variant, row.name); len(mine) == 0 || e == errCarriedNothing.Error() {
+		c.error = e
+	}
 	var all, more []float64
 	for rep, v := range mine {
 		all = append(all, v)

@@ -46,8 +46,8 @@ var variants = []variant{
 		name: "slirp4netns", what: "slirp4netns, MTU 65520; the client is in its namespace and dials UA",
 		peer: true, process: true, inner: true, toUA: true, program: "slirp4netns", pkg: "slirp4netns", start: startSlirp,
 	},
-	{name: aarptunOn, what: "aarptun; the client dials AA", process: true, resolves: true, start: aarptunWith("on")},
-	{name: "aarptun-gso-off", what: "aarptun run --offload-gso off", process: true, resolves: true, start: aarptunWith("off")},
+	{name: aarptunOn, what: "aarptun run --offload-gso on; the client dials AA", process: true, resolves: true, start: aarptunWith("on")},
+	{name: "aarptun-gso-off", what: "aarptun run --offload-gso off; the client dials AA", process: true, resolves: true, start: aarptunWith("off")},
 }
 
 // leftOut is a variant that is not measured, and why.
