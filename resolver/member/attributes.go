@@ -140,16 +140,16 @@ func (s seconds) AddTo(m *stun.Message) error {
 	return nil
 }
 
-// secondsFrom reads CACHE-TIMEOUT; without one it is 0.
-func secondsFrom(m *stun.Message) (seconds, error) {
+// secondsFrom reads CACHE-TIMEOUT, if it is given.
+func secondsFrom(m *stun.Message) (s seconds, given bool, err error) {
 	a, found := m.Attributes.Get(stun.AttrCacheTimeout)
 	if !found {
-		return 0, nil
+		return 0, false, nil
 	}
 	if len(a.Value) != cacheTimeoutSize {
-		return 0, errMalformed
+		return 0, false, errMalformed
 	}
-	return seconds(binary.BigEndian.Uint32(a.Value)), nil
+	return seconds(binary.BigEndian.Uint32(a.Value)), true, nil
 }
 
 // padding is PADDING (RFC 5780 section 7.6) up to a size of the whole message,
