@@ -29,16 +29,20 @@ const (
 // believed, has not ended the question. It belongs to the goroutine that
 // probes.
 type naming struct {
-	prober    *Prober
-	ctx       context.Context // of the confirmations
-	aa        netip.Addr
-	lane      int
-	believe   func(Found) bool
-	confirmed chan confirmation // has room for all
-	hosts     map[netip.Addr]standing
-	asked     int // hosts, to confirm
-	waiting   int // confirmations under way
-	wg        sync.WaitGroup
+	prober  *Prober
+	ctx     context.Context // of the probe
+	aa      netip.Addr
+	lane    int
+	believe func(Found) bool
+
+	// Where there is proof there are no confirmations, and these are nil.
+	confirming context.Context
+	cancel     func()
+	confirmed  chan confirmation // has room for all
+	hosts      map[netip.Addr]standing
+	asked      int // hosts, to confirm
+	waiting    int // confirmations under way
+	wg         sync.WaitGroup
 }
 
 // standing is what has become of a host that was named without proof.
@@ -74,13 +78,17 @@ func (n *naming) take(found Found) step {
 		n.prober.refuse(n.aa, found.UA, RefusedMany)
 		return waitOn
 	}
+	if n.confirmed == nil {
+		n.confirmed = make(chan confirmation, maxConfirms)
+		n.confirming, n.cancel = context.WithCancel(n.ctx)
+	}
 	n.mark(found.UA, waits)
 	n.asked++
 	n.waiting++
 	n.prober.stats.confirms.Add(1)
 	q := question{kind: stun.BindingSuccess, to: netip.AddrPortFrom(found.UA, n.prober.port), aa: n.aa, ring: n.prober.ringFor(n.aa)}
 	n.wg.Go(func() {
-		said, err := n.prober.ask(n.ctx, q, n.lane, nil)
+		said, err := n.prober.ask(n.confirming, q, n.lane, nil)
 		n.confirmed <- confirmation{found, said.Draining, err}
 	})
 	return waitOn
@@ -125,9 +133,17 @@ func (n *naming) decide(found Found) step {
 	return waitOn
 }
 
-// end gives up the hosts that have not confirmed. If the time of the question
-// is over, so is theirs.
-func (n *naming) end(cause error) {
+// end gives up the confirmations that are under way, and waits for them.
+func (n *naming) end() {
+	if n.cancel != nil {
+		n.cancel()
+	}
+	n.wg.Wait()
+}
+
+// over counts the hosts that have not confirmed, if the time of the question,
+// which is theirs too, is over.
+func (n *naming) over(cause error) {
 	if !errors.Is(cause, context.DeadlineExceeded) {
 		return
 	}

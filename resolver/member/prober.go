@@ -205,10 +205,8 @@ func (p *Prober) Probe(ctx context.Context, aa netip.Addr) (Found, error) {
 // do.
 func (p *Prober) ProbeLane(ctx context.Context, aa netip.Addr, lane int, believe func(Found) bool) (Found, error) {
 	p.stats.probes.Add(1)
-	inner, cancel := context.WithCancel(ctx)
-	n := &naming{prober: p, ctx: inner, aa: aa, lane: lane, believe: believe, confirmed: make(chan confirmation, maxConfirms)}
-	defer n.wg.Wait()
-	defer cancel()
+	n := &naming{prober: p, ctx: ctx, aa: aa, lane: lane, believe: believe}
+	defer n.end()
 	q := question{kind: stun.BindingError, to: netip.AddrPortFrom(aa, p.port), aa: aa, ring: p.ringFor(aa)}
 	return p.ask(ctx, q, lane, n)
 }

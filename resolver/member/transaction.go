@@ -29,7 +29,7 @@ const oobSize = 512
 // goroutine that asked: whoever floods one question with false ones keeps no
 // other from being heard.
 type waiting struct {
-	answers chan arrival
+	answers chan *arrival
 	refused chan error // an ICMP error; has room for one
 }
 
@@ -66,7 +66,8 @@ func (p *Prober) transact(ctx context.Context, q question, first int, n *naming)
 		return Found{}, fmt.Errorf("%w: %v: %w", ErrNoFamily, q.to.Addr(), syscall.EAFNOSUPPORT)
 	}
 	q.id = stun.NewTransactionID()
-	request := newMessage()
+	request, scratch := takeMessage(), takeMessage()
+	defer giveBack(request, scratch)
 	if err := q.build(request); err != nil {
 		return Found{}, fmt.Errorf("member: %w", err)
 	}
@@ -75,7 +76,7 @@ func (p *Prober) transact(ctx context.Context, q question, first int, n *naming)
 		return Found{}, err
 	}
 	defer p.forget(q.id)
-	t := transaction{prober: p, question: q, naming: n, waiting: w, began: time.Now(), scratch: newMessage()}
+	t := transaction{prober: p, question: q, naming: n, waiting: w, began: time.Now(), scratch: scratch}
 	rto := p.rtos.rto(q.to.Addr(), t.began)
 	for repeats, sent := 0, 0; repeats < maxTransmissions; sent++ {
 		if err := p.send(lanes[(first+sent)%len(lanes)], request.Raw, q.to); err != nil {
@@ -122,11 +123,11 @@ type transaction struct {
 func (t *transaction) listen(ctx context.Context, wait time.Duration) (Found, step, error) {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
-	var confirmed <-chan confirmation
-	if t.naming != nil {
-		confirmed = t.naming.confirmed
-	}
 	for {
+		var confirmed <-chan confirmation
+		if t.naming != nil {
+			confirmed = t.naming.confirmed
+		}
 		var found Found
 		next := waitOn
 		select {
@@ -161,7 +162,7 @@ func (t *transaction) listen(ctx context.Context, wait time.Duration) (Found, st
 }
 
 // answered checks an answer, and says what it makes of the wait.
-func (t *transaction) answered(a arrival) (Found, step) {
+func (t *transaction) answered(a *arrival) (Found, step) {
 	found, refusal := t.question.check(t.scratch, a.datagram, a.from, time.Now())
 	if refusal != "" {
 		t.last = refusal
@@ -182,7 +183,7 @@ func (t *transaction) over(cause error) error {
 		if t.naming.waiting > 0 {
 			t.last = RefusedUnconfirmed
 		}
-		t.naming.end(cause)
+		t.naming.over(cause)
 	}
 	return fmt.Errorf("%w: %w", t.failed(ErrNoAnswer), cause)
 }
@@ -205,7 +206,7 @@ func (p *Prober) expect(id transactionID) (*waiting, error) {
 		p.stats.busy.Add(1)
 		return nil, ErrBusy
 	}
-	w := &waiting{answers: make(chan arrival, maxAnswers), refused: make(chan error, 1)}
+	w := &waiting{answers: make(chan *arrival, maxAnswers), refused: make(chan error, 1)}
 	p.questions[id] = w
 	return w, nil
 }
@@ -271,7 +272,7 @@ func (p *Prober) deliver(buf []byte, from netip.AddrPort, at time.Time) {
 		return
 	}
 	select {
-	case w.answers <- arrival{bytes.Clone(buf), from, at}:
+	case w.answers <- &arrival{bytes.Clone(buf), from, at}:
 	default:
 		p.stats.busy.Add(1) // a flood; the question will be repeated
 	}
