@@ -126,10 +126,12 @@ type cache struct {
 	groups map[netip.Addr]*group
 	pins   map[pinKey]clientPin
 	warned map[netip.Addr]struct{} // self-answers that were told of
+
+	responders map[netip.Addr]time.Time // when one was heard; see [cache.responds]
 }
 
 func newCache(n int) cache {
-	return cache{max: n, groups: make(map[netip.Addr]*group), pins: make(map[pinKey]clientPin), warned: make(map[netip.Addr]struct{})}
+	return cache{max: n, groups: make(map[netip.Addr]*group), pins: make(map[pinKey]clientPin), warned: make(map[netip.Addr]struct{}), responders: make(map[netip.Addr]time.Time)}
 }
 
 // group returns the group of aa, a new one if need be, or nil when every place
@@ -196,6 +198,7 @@ func (c *cache) drop(aa netip.Addr) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.groups, aa)
+	delete(c.responders, aa)
 }
 
 // suspect says that ua did not take a flow. What is expired of it is no longer

@@ -15,19 +15,20 @@ type PathProber interface {
 	// ProbePath is Probe along the path of that number, from 0. Numbers stand
 	// for what a router may tell flows apart by, not for true paths: two of
 	// them may be the same one.
-	ProbePath(ctx context.Context, aa netip.Addr, path int) (Answer, error)
+	ProbePath(ctx context.Context, aa netip.Addr, path int, believe func(Answer) bool) (Answer, error)
 }
 
-func probeOn(ctx context.Context, p Prober, aa netip.Addr, path int) (Answer, error) {
+func probeOn(ctx context.Context, p Prober, aa netip.Addr, path int, believe func(Answer) bool) (Answer, error) {
 	if pp, ok := p.(PathProber); ok {
-		return pp.ProbePath(ctx, aa, path)
+		return pp.ProbePath(ctx, aa, path, believe)
 	}
-	return p.Probe(ctx, aa)
+	return p.Probe(ctx, aa, believe)
 }
 
 // isSilence says whether a failure means that nobody is heard, rather than
-// that somebody is not believed.
-func isSilence(err error) bool { return errors.Is(err, ErrNoAnswer) }
+// that somebody is not believed. A member that says that it drains speaks for
+// itself alone: of the others nothing is heard.
+func isSilence(err error) bool { return errors.Is(err, ErrNoAnswer) || errors.Is(err, ErrDraining) }
 
 // discover returns the members of aa that can be found now, at least one: the
 // static ones, or the first that answers, and where more are of use also those
@@ -37,6 +38,15 @@ func (r *Resolver) discover(policy Policy, aa netip.Addr) ([]Pin, error) {
 		return r.pinStatic(policy, aa, uas)
 	}
 	first, err := r.probe(policy, aa, 0, r.probeTimeout)
+	if errors.Is(err, errMissed) {
+		// The host that is reached has AA and no responder any more. Another
+		// path may lead to a member that has one; the responder's own prober
+		// tries them only where there is silence.
+		r.stats.discoveries.Add(1)
+		if pins := r.gather(policy, aa, nil); len(pins) > 0 {
+			return pins, nil
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -44,13 +54,12 @@ func (r *Resolver) discover(policy Policy, aa netip.Addr) ([]Pin, error) {
 		return []Pin{first}, nil
 	}
 	r.stats.discoveries.Add(1)
-	return r.gather(policy, aa, first), nil
+	return r.gather(policy, aa, []Pin{first}), nil
 }
 
-// gather asks along the other paths. Of the answers of one member it keeps the
-// shortest RTT.
-func (r *Resolver) gather(policy Policy, aa netip.Addr, first Pin) []Pin {
-	members := []Pin{first}
+// gather asks along the other paths for more members. Of the answers of one
+// member it keeps the shortest RTT.
+func (r *Resolver) gather(policy Policy, aa netip.Addr, members []Pin) []Pin {
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	for path := 1; path < Paths; path++ {

@@ -10,8 +10,9 @@
 // could be held by a probe. When there is none, however many flows ask, one
 // probe is sent for all of them; a caller who goes away leaves the probe to
 // the others. The probers of one AA run side by side, and the first answer
-// that the prefix's trust level is content with becomes the pin; an answer
-// that is refused does not stop the wait for a better one.
+// that the prefix's trust level is content with becomes the pin. An answer
+// that is refused does not stop the wait for a better one, neither of another
+// prober nor of the same.
 //
 // # Which member
 //
@@ -28,7 +29,8 @@
 // while, and until it has answered a probe since; if it is the only one to answer,
 // it is used. While nobody answers at all, a member whose time is over may serve a
 // little longer, but never one that is suspected, and never when somebody answered
-// and was refused.
+// and was refused. A member that says that it drains leaves the set at once. That
+// is no silence about itself, and nothing but silence about the others.
 //
 // # Failures
 //
@@ -50,5 +52,8 @@
 // ordinary unicast address, or that a member has AA on its loopback. The draft
 // queries every destination and lets unicast addresses through; so does
 // [Direct]. It waits a little for the responder that such a member may run,
-// whose answer is the better one.
+// whose answer is the better one. Where a responder of AA has been heard in the
+// last 10 minutes, a self-answer counts for nothing, at every level: a member
+// that drains, or whose responder has died, answers an echo as before. If there is
+// none any more on the host that was reached, the other paths are asked.
 package resolver

@@ -2,9 +2,9 @@ package resolver
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -16,11 +16,13 @@ const (
 	Won      Outcome = "won"       // its answer would be the pin
 	Lost     Outcome = "lost"      // it was believed, and another is used
 	Refused  Outcome = "refused"   // its answer was not believed
+	Draining Outcome = "draining"  // a member that takes no new flows
 	Silent   Outcome = "silent"    // there was no answer
 	NotAsked Outcome = "not asked" // it could not have helped
 )
 
-// Heard is what one method says about an anycast address.
+// Heard is what one method says about an anycast address, in one answer: one
+// that is refused may have others behind it.
 type Heard struct {
 	Method  string
 	Outcome Outcome
@@ -32,8 +34,9 @@ type Heard struct {
 }
 
 // Explain asks aa by every method, waits for each of them, and says what came
-// and which answer a look-up would use. It neither uses nor fills the cache.
-// The methods are in the order of their answers. The error is that of a look-up.
+// and which answer a look-up would use. It neither uses nor fills the cache,
+// but that it knows, as a look-up does, whose responder was heard of late.
+// The answers are in their order. The error is that of a look-up.
 func (r *Resolver) Explain(ctx context.Context, aa netip.Addr) ([]Heard, error) {
 	policy, ok := r.policyFor(aa)
 	if !ok {
@@ -47,7 +50,7 @@ func (r *Resolver) Explain(ctx context.Context, aa netip.Addr) ([]Heard, error) 
 	ctx, cancel := context.WithTimeout(ctx, r.probeTimeout)
 	defer cancel()
 	defer context.AfterFunc(r.life, cancel)()
-	answers := make(chan named)
+	answers, ended := make(chan Heard), make(chan struct{})
 	running := 0
 	for _, p := range r.probers {
 		switch {
@@ -58,57 +61,100 @@ func (r *Resolver) Explain(ctx context.Context, aa netip.Addr) ([]Heard, error) 
 		default:
 			running++
 			go func() {
-				answer, err := p.Probe(ctx, aa)
-				answers <- named{p.Name(), answer, err}
+				r.explainProber(ctx, policy, aa, p, answers)
+				ended <- struct{}{}
 			}()
 		}
 	}
-	for ; running > 0; running-- {
-		heard = append(heard, r.explainAnswer(policy, aa, <-answers))
+	for running > 0 {
+		select {
+		case h := <-answers:
+			if !slices.ContainsFunc(heard, h.same) {
+				heard = append(heard, h)
+			}
+		case <-ended:
+			running--
+		}
 	}
-	return heard, decide(heard, aa)
+	return heard, decide(heard, aa, r.cache.responds(aa, time.Now()))
+}
+
+// same says whether it is the answer to a question that was repeated.
+func (h Heard) same(other Heard) bool {
+	return h.Method == other.Method && h.Outcome == other.Outcome && h.Member == other.Member
+}
+
+// explainProber has one method ask until its answer is believed, or is a
+// self-answer: of that there is only one to be had.
+func (r *Resolver) explainProber(ctx context.Context, policy Policy, aa netip.Addr, p Prober, answers chan<- Heard) {
+	heard := false
+	_, err := p.Probe(ctx, aa, func(a Answer) bool {
+		heard = true
+		h := r.explainAnswer(policy, aa, p.Name(), a)
+		answers <- h
+		return h.Outcome == Lost || h.Self
+	})
+	if !heard {
+		h := Heard{Method: p.Name(), Outcome: Silent, Why: "it has ended without an answer"}
+		if err != nil {
+			h.Why = err.Error()
+		}
+		answers <- h
+	}
 }
 
 func (r *Resolver) explainStatic(policy Policy, aa netip.Addr) (heard []Heard) {
 	for _, ua := range r.static[aa] {
-		heard = append(heard, r.explainAnswer(policy, aa, named{method: staticMethod, answer: Answer{UA: ua}}))
+		heard = append(heard, r.explainAnswer(policy, aa, staticMethod, Answer{UA: ua}))
 	}
 	return heard
 }
 
-func (r *Resolver) explainAnswer(policy Policy, aa netip.Addr, n named) Heard {
-	h := Heard{Method: n.method, Outcome: Silent}
-	if n.err != nil {
-		h.Why = n.err.Error()
-		return h
-	}
-	h.Member, h.RTT, h.Outcome = n.answer.UA, n.answer.RTT, Lost
-	refusal, self := r.judge(policy, aa, n.answer.UA)
-	if refusal == "" && max(n.answer.Proof, Nonce) < policy.Proof && n.method != staticMethod {
+// explainAnswer judges an answer. One that is believed has lost until
+// [decide] says that it has won.
+func (r *Resolver) explainAnswer(policy Policy, aa netip.Addr, method string, a Answer) Heard {
+	h := Heard{Method: method, Outcome: Lost, Member: a.UA, RTT: a.RTT}
+	refusal, self := r.judge(policy, aa, a.UA)
+	if refusal == "" && max(a.Proof, Nonce) < policy.Proof && method != staticMethod {
 		refusal = RefusedProof
 	}
 	h.Self = self
-	if refusal != "" {
+	switch {
+	case refusal != "":
 		h.Outcome, h.Why = Refused, string(refusal)
-		return h
+	case a.Draining:
+		h.Outcome, h.Why = Draining, "the member takes no new flows: it is draining or unhealthy"
 	}
-	h.Trust = max(policy.Trust(), n.answer.Proof)
+	if h.Outcome != Refused {
+		h.Trust = max(policy.Trust(), a.Proof)
+	}
 	return h
 }
 
 // decide marks the answer that a look-up would use: a static member's, or the
-// first that names a member, or else a self-answer.
-func decide(heard []Heard, aa netip.Addr) error {
+// first that names a member, or else a self-answer where no responder is known.
+func decide(heard []Heard, aa netip.Addr, responds bool) error {
+	responds = responds || slices.ContainsFunc(heard, func(h Heard) bool { return h.Outcome == Draining })
 	winner := -1
 	worst := ErrNoAnswer
-	for i, h := range heard {
+	for i := range heard {
+		h := &heard[i]
+		if h.Self && responds {
+			h.Outcome, h.Why, h.Trust = Refused, string(RefusedResponds), 0
+		}
+		var err error
 		switch {
 		case h.Outcome == Lost && (winner < 0 || heard[winner].Self && !h.Self):
 			winner = i
-		case h.Outcome == Refused && h.Self && !errors.Is(worst, ErrUntrusted):
-			worst = ErrSelfAnswer
-		case h.Outcome == Refused:
-			worst = ErrUntrusted
+		case h.Outcome == Draining:
+			err = ErrDraining
+		case h.Outcome == Refused && h.Self && !responds:
+			err = ErrSelfAnswer
+		case h.Outcome == Refused && !h.Self:
+			err = ErrUntrusted
+		}
+		if severity(err) > severity(worst) {
+			worst = err
 		}
 	}
 	if winner < 0 {

@@ -31,6 +31,10 @@ func TestExplain(t *testing.T) {
 		{name: "silence", icmp: after(0, nobody), stun: after(0, nobody), want: map[string]Outcome{"icmp": Silent, "stun": Silent}, err: ErrNoAnswer},
 		{name: "proof", policy: Policy{Proof: PSK}, icmp: answers(ms, Answer{UA: ua1}), stun: answers(ms, Answer{UA: ua2, Proof: Ed25519}), want: map[string]Outcome{"icmp": NotAsked, "stun": Won}},
 		{name: "no proof", policy: Policy{Proof: PSK}, icmp: answers(ms, Answer{UA: ua1}), stun: answers(ms, Answer{UA: ua2}), want: map[string]Outcome{"icmp": NotAsked, "stun": Refused}, err: ErrUntrusted},
+		{name: "draining", icmp: answers(ms, Answer{UA: aa}), stun: answers(2*ms, drained(ua1)), want: map[string]Outcome{"icmp": Refused, "stun": Draining}, err: ErrDraining},
+		{name: "draining, and another by echo", icmp: answers(ms, Answer{UA: ua2}), stun: answers(2*ms, drained(ua1)), want: map[string]Outcome{"icmp": Won, "stun": Draining}},
+		{name: "draining, at allow-list", policy: Policy{Members: []netip.Prefix{netip.PrefixFrom(ua1, 128)}}, icmp: answers(ms, Answer{UA: aa}), stun: answers(2*ms, drained(ua1)), want: map[string]Outcome{"icmp": Refused, "stun": Draining}, err: ErrDraining},
+		{name: "draining, and not on the list", policy: Policy{Members: []netip.Prefix{netip.PrefixFrom(ua2, 128)}}, icmp: answers(ms, Answer{UA: aa}), stun: answers(2*ms, drained(ua1)), want: map[string]Outcome{"icmp": Refused, "stun": Refused}, err: ErrUntrusted},
 		{name: "static", static: []netip.Addr{ua3}, icmp: answers(ms, Answer{UA: ua1}), stun: refuses, want: map[string]Outcome{"static": Won, "icmp": Lost, "stun": Silent}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -70,4 +74,32 @@ func TestExplain(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestExplainSaysWhySelfAnswerCountsForNothing: each answer is there, with its
+// reason.
+func TestExplainSaysWhySelfAnswerCountsForNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stun := &several{name: "stun", rounds: [][]Answer{{serves(ua1)}, {}}}
+		r := newTest(t, Config{Probers: []Prober{echoing(), stun}})
+		resolve(t, r)
+		heard, err := r.Explain(t.Context(), aa)
+		if !errors.Is(err, ErrNoAnswer) || len(heard) != 2 || heard[0].Outcome != Refused || heard[0].Why != string(RefusedResponds) || heard[1].Outcome != Silent {
+			t.Errorf("%+v, %v", heard, err)
+		}
+	})
+}
+
+// TestExplainListsEachAnswer: one that is refused, and the one behind it that
+// wins.
+func TestExplainListsEachAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		policy := Policy{Prefix: prefix, Members: []netip.Prefix{netip.PrefixFrom(ua1, 128)}}
+		echo := &several{name: "icmp", rounds: [][]Answer{{{UA: ua2}, {UA: ua2}, {UA: ua1}}}}
+		r := newTest(t, Config{Policies: []Policy{policy}, Probers: []Prober{echo}})
+		heard, err := r.Explain(t.Context(), aa)
+		if err != nil || len(heard) != 2 || heard[0].Outcome != Refused || heard[0].Member != ua2 || heard[1].Outcome != Won || heard[1].Member != ua1 {
+			t.Errorf("%+v, %v", heard, err)
+		}
+	})
 }

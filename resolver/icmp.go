@@ -26,15 +26,16 @@ func (*ICMP) Serves(netip.Addr) bool { return true }
 func (*ICMP) Proves() Trust { return Nonce }
 
 // Probe implements [Prober].
-func (p *ICMP) Probe(ctx context.Context, aa netip.Addr) (Answer, error) {
-	return p.ProbePath(ctx, aa, 0)
+func (p *ICMP) Probe(ctx context.Context, aa netip.Addr, believe func(Answer) bool) (Answer, error) {
+	return p.ProbePath(ctx, aa, 0, believe)
 }
 
 // ProbePath implements [PathProber] by the flow label and the identifier.
-func (p *ICMP) ProbePath(ctx context.Context, aa netip.Addr, path int) (Answer, error) {
-	reply, err := p.socket.ProbePath(ctx, aa, path)
+func (p *ICMP) ProbePath(ctx context.Context, aa netip.Addr, path int, believe func(Answer) bool) (Answer, error) {
+	answer := func(r ping.Reply) Answer { return Answer{UA: r.From, RTT: r.RTT} }
+	reply, err := p.socket.ProbePath(ctx, aa, path, func(r ping.Reply) bool { return believe(answer(r)) })
 	if err != nil {
 		return Answer{}, err
 	}
-	return Answer{UA: reply.From, RTT: reply.RTT}, nil
+	return answer(reply), nil
 }

@@ -81,6 +81,8 @@ var (
 	ErrUntrusted error = &failure{"resolver: no answer could be trusted"}
 	// ErrSelfAnswer: the address answered from itself, and that is not allowed.
 	ErrSelfAnswer error = &failure{"resolver: the address answered from itself: it is no anycast address, or a member has it on its loopback"}
+	// ErrDraining: there were answers, of members that take no new flows.
+	ErrDraining error = &failure{"resolver: the members that answered take no new flows: they are draining or unhealthy"}
 	// ErrOutside: the address is in no anycast prefix.
 	ErrOutside error = &failure{"resolver: the address is in no anycast prefix"}
 )
@@ -105,6 +107,7 @@ const (
 	RefusedNotAllow Refusal = "outside the member prefixes"
 	RefusedSelf     Refusal = "the anycast address itself"
 	RefusedProof    Refusal = "not proved as the prefix demands"
+	RefusedResponds Refusal = "the anycast address itself, whose responder was heard of late"
 )
 
 // policyFor returns the policy of the longest prefix that contains aa.

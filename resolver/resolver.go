@@ -25,8 +25,9 @@ type Prober interface {
 	// Proves is the level that its answers can reach at best. It is not asked
 	// where more is required.
 	Proves() Trust
-	// Probe returns the first answer, or an error when ctx ends.
-	Probe(ctx context.Context, aa netip.Addr) (Answer, error)
+	// Probe calls believe with each answer until it says that one will do, and
+	// returns that, or returns an error when ctx ends or nobody can answer.
+	Probe(ctx context.Context, aa netip.Addr, believe func(Answer) bool) (Answer, error)
 }
 
 // Answer is what a prober was told. Whether it is believed is for the Policy.
@@ -39,6 +40,10 @@ type Answer struct {
 	// Proof is the level that the answer was shown to reach, AllowList apart;
 	// 0 stands for Nonce.
 	Proof Trust
+	// Responder: a responder says so, and not only where an echo came from.
+	Responder bool
+	// Draining: UA is a member, and takes no new flows.
+	Draining bool
 }
 
 // Pin says that new flows to an anycast address go to a member, for a while.

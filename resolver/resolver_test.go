@@ -36,8 +36,20 @@ type script struct {
 func (s *script) Name() string           { return s.name }
 func (s *script) Serves(netip.Addr) bool { return true }
 func (s *script) Proves() Trust          { return cmp.Or(s.proves, Ed25519) }
-func (s *script) Probe(ctx context.Context, _ netip.Addr) (Answer, error) {
-	return s.answer(ctx, s.asked.Add(1))
+func (s *script) Probe(ctx context.Context, _ netip.Addr, believe func(Answer) bool) (Answer, error) {
+	return judged(ctx, believe)(s.answer(ctx, s.asked.Add(1)))
+}
+
+// judged is the end of a probe: an answer that is not believed has none behind
+// it.
+func judged(ctx context.Context, believe func(Answer) bool) func(Answer, error) (Answer, error) {
+	return func(a Answer, err error) (Answer, error) {
+		if err == nil && !believe(a) {
+			<-ctx.Done()
+			return Answer{}, ctx.Err()
+		}
+		return a, err
+	}
 }
 
 func after(d time.Duration, uas ...netip.Addr) func(context.Context, int64) (Answer, error) {

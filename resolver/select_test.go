@@ -32,11 +32,15 @@ func (*network) Name() string           { return "icmp" }
 func (*network) Serves(netip.Addr) bool { return true }
 func (*network) Proves() Trust          { return Ed25519 }
 
-func (n *network) Probe(ctx context.Context, aa netip.Addr) (Answer, error) {
-	return n.ProbePath(ctx, aa, 0)
+func (n *network) Probe(ctx context.Context, aa netip.Addr, believe func(Answer) bool) (Answer, error) {
+	return n.ProbePath(ctx, aa, 0, believe)
 }
 
-func (n *network) ProbePath(ctx context.Context, _ netip.Addr, path int) (Answer, error) {
+func (n *network) ProbePath(ctx context.Context, _ netip.Addr, path int, believe func(Answer) bool) (Answer, error) {
+	return judged(ctx, believe)(n.answer(ctx, path))
+}
+
+func (n *network) answer(ctx context.Context, path int) (Answer, error) {
 	n.mu.Lock()
 	n.asked++
 	h := n.paths[path%len(n.paths)]

@@ -17,6 +17,7 @@ type Stats struct {
 	Failures    uint64             `json:"failures"`     // addresses for which no answer was believed
 	SelfAnswers uint64             `json:"self_answers"` // believed answers from AA itself
 	Suspected   uint64             `json:"suspected"`    // members that did not take a flow
+	Draining    uint64             `json:"draining"`     // answers of members that take no new flows
 	Stale       uint64             `json:"stale"`        // flows that got an expired pin since nobody answered
 	Discoveries uint64             `json:"discoveries"`  // member sets looked for along several paths
 	CacheFull   uint64             `json:"cache_full"`   // answers there was no room to keep
@@ -24,7 +25,7 @@ type Stats struct {
 }
 
 type counters struct {
-	hits, misses, static, probes, renewals, failures, selfAnswers, suspected, stale, discoveries, cacheFull atomic.Uint64
+	hits, misses, static, probes, renewals, failures, selfAnswers, suspected, draining, stale, discoveries, cacheFull atomic.Uint64
 
 	mu      sync.Mutex
 	refusal map[Refusal]uint64
@@ -45,7 +46,7 @@ func (r *Resolver) Stats() Stats {
 	s := Stats{
 		Pins: len(r.Pins()), Hits: c.hits.Load(), Misses: c.misses.Load(), Static: c.static.Load(),
 		Probes: c.probes.Load(), Renewals: c.renewals.Load(), Failures: c.failures.Load(),
-		SelfAnswers: c.selfAnswers.Load(), Suspected: c.suspected.Load(), Stale: c.stale.Load(), Discoveries: c.discoveries.Load(),
+		SelfAnswers: c.selfAnswers.Load(), Suspected: c.suspected.Load(), Draining: c.draining.Load(), Stale: c.stale.Load(), Discoveries: c.discoveries.Load(),
 		CacheFull: c.cacheFull.Load(),
 		Refused:   map[Refusal]uint64{},
 	}

@@ -24,22 +24,26 @@ func (s *STUN) Serves(aa netip.Addr) bool { return s.prober.Serves(aa) }
 func (*STUN) Proves() Trust { return Ed25519 }
 
 // Probe implements [Prober].
-func (s *STUN) Probe(ctx context.Context, aa netip.Addr) (Answer, error) {
-	return s.ProbePath(ctx, aa, 0)
+func (s *STUN) Probe(ctx context.Context, aa netip.Addr, believe func(Answer) bool) (Answer, error) {
+	return s.ProbePath(ctx, aa, 0, believe)
 }
 
 // ProbePath implements [PathProber] by the source port.
-func (s *STUN) ProbePath(ctx context.Context, aa netip.Addr, path int) (Answer, error) {
-	found, err := s.prober.ProbeLane(ctx, aa, path)
+func (s *STUN) ProbePath(ctx context.Context, aa netip.Addr, path int, believe func(Answer) bool) (Answer, error) {
+	found, err := s.prober.ProbeLane(ctx, aa, path, func(f member.Found) bool { return believe(answerOf(f)) })
 	if err != nil {
 		return Answer{}, err
 	}
-	answer := Answer{UA: found.UA, RTT: found.RTT, Lifetime: found.Lifetime, Proof: Nonce}
+	return answerOf(found), nil
+}
+
+func answerOf(found member.Found) Answer {
+	a := Answer{UA: found.UA, RTT: found.RTT, Lifetime: found.Lifetime, Proof: Nonce, Responder: true, Draining: found.Draining}
 	switch found.Proof {
 	case member.ProofPSK:
-		answer.Proof = PSK
+		a.Proof = PSK
 	case member.ProofEd25519:
-		answer.Proof = Ed25519
+		a.Proof = Ed25519
 	}
-	return answer, nil
+	return a
 }

@@ -36,11 +36,9 @@ told() {
 	[ "${n:-0}" -ge "$1" ]
 }
 
-# resolve FLAGS AA: in $TMP/found, its log in $TMP/why, its status in $STATUS.
-resolve() {
-	STATUS=0
-	aarptun resolve -v "$@" >"$TMP/found" 2>"$TMP/why" || STATUS=$?
-}
+# resolve FLAGS AA: in $TMP/found, its log in $TMP/why. If it fails it has found
+# nobody, and its log says why.
+resolve() { aarptun resolve -v "$@" >"$TMP/found" 2>"$TMP/why" || true; }
 
 found() { # found PATTERN: the only line of the answer
 	cat "$TMP/found" "$TMP/why"
@@ -50,47 +48,60 @@ why() { # why PATTERN: a refusal was logged
 	cat "$TMP/why"
 	grep -qE "because=\"?$1" "$TMP/why"
 }
-nobody() { # nobody: no answer was believed, and exit code 69 says so
+believed() { # believed UA: it is one of those that were found
 	cat "$TMP/found" "$TMP/why"
-	[ "$STATUS" = 69 ] && [ ! -s "$TMP/found" ]
+	grep -qE "^$1 by " "$TMP/found"
 }
 
 ASKED=5
+
+# over FAMILY: which addresses the tests below are about: the AA that is asked,
+# its member UA, another AA and its member, the attacker's own address, a victim's,
+# and where members may be.
+over() {
+	FAMILY=$1
+	case "$1" in
+	IPv6) TO=$LO UA=$UA1 TO2=$LO2 OTHER=$UA2 HIM=$ATTACKER HER=$VICTIM ALLOWED=("${MEMBERS[@]}") ;;
+	IPv4) TO=$LO4 UA=$UA1_4 TO2=$LO2_4 OTHER=$UA2_4 HIM=$ATTACKER_4 HER=$VICTIM_4 ALLOWED=("${MEMBERS_4[@]}") ;;
+	esac
+}
 
 # stopped LEVEL LIE TEXT REASON [FLAGS]: while the liar lies, every one of several
 # questions at that level finds the true member. REASON is why the lie was
 # refused, - if it answers no open question.
 stopped() {
-	local level=$1 lie=$2 text=$3 reason=$4 key=(--psk-file "$TMP/psk") least=$ASKED named=$ATTACKER
+	local level=$1 lie=$2 text=$3 reason=$4 key=(--psk-file "$TMP/psk") least=$ASKED named=$HIM
 	shift 4
 	[ "$level" = psk ] || key=(--pubkey "$PUBLIC")
 	case "$lie" in replay*) least=$((ASKED - 1)) ;; esac # the first has nothing before it
-	case "$lie" in bad-* | rename) named=$VICTIM ;; esac
-	lying "$lie" $LO $LO2 $named "$@"
-	resolve -n $ASKED "${key[@]}" $LO
+	case "$lie" in bad-* | rename) named=$HER ;; draining) named=$UA ;; esac
+	lying "$lie" $TO $TO2 $named "$@"
+	resolve -n $ASKED "${key[@]}" $TO
 	truth
-	check "$level: $text: 0 accepted, the true member found $ASKED times of $ASKED" found "$UA1 by stun, trust $level, .* seen $ASKED of $ASKED\$"
-	check "$level: $text: the client heard each of them first" told "$least" "$lie"
-	[ "$reason" = - ] || check "$level: $text: refused, since $reason" why "$reason"
+	check "$FAMILY, $level: $text: 0 accepted, the true member found $ASKED times of $ASKED" found "$UA by stun, trust $level, .* seen $ASKED of $ASKED\$"
+	check "$FAMILY, $level: $text: the client heard each of them first" told "$least" "$lie"
+	[ "$reason" = - ] || check "$FAMILY, $level: $text: refused, since $reason" why "$reason"
 }
 
 # proved: what nobody can do where an answer must be proved.
 proved() {
 	local mac="the MAC is wrong" signature="the signature is wrong" level
-	echo "# on the path, where proof is required"
-	stopped psk name "an answer that names the attacker, without proof" "carries no MAC"
+	echo "# on the path, where proof is required: $FAMILY"
 	stopped psk bad-mac "an answer that names a victim, with a MAC by a guessed secret" "$mac"
 	stopped psk bad-sign "an answer that names a victim, signed by the attacker" "carries no MAC"
-	stopped ed25519 name "an answer that names the attacker, without proof" "carries no signature"
+	stopped psk expired "an expired answer, signed by the member's own key" "carries no MAC" --private "$TMP/key"
 	stopped ed25519 bad-key "an answer that names a victim, signed with the attacker's key" "signed with a key that is not pinned"
 	stopped ed25519 bad-sign "an answer that names a victim, signed with the attacker's key as the pinned one" "$signature"
 	stopped ed25519 expired "an expired answer, signed by the member's own key" "the signature is not valid any more" --private "$TMP/key"
 	for level in psk ed25519; do
-		local wrong=$mac none="carries no MAC"
-		[ $level = psk ] || wrong=$signature none="carries no signature"
+		local wrong=$mac none="carries no MAC" recoded=$mac
+		[ $level = psk ] || wrong=$signature none="carries no signature" recoded=malformed
+		stopped $level name "an answer that names the attacker, without proof" "$none"
 		stopped $level flip "the member's answer with a bad proof" "$wrong"
 		stopped $level rename "the member's answer, naming a victim" "$wrong"
 		stopped $level strip "the member's answer, downgraded to one without proof" "$none"
+		stopped $level draining "an answer that the member drains, without proof" "$none"
+		stopped $level recode "the member's answer, turned into one that it drains" "$recoded"
 		stopped $level replay "an earlier answer, replayed" -
 		stopped $level replay-id "an earlier answer, replayed with this transaction id" "$wrong"
 		stopped $level unreachable "port unreachable in the name of AA" -
@@ -105,12 +116,12 @@ proved() {
 turned() {
 	local level=$1
 	shift
-	lying turn $LO $LO2 $ATTACKER
-	resolve -n $ASKED "$@" $LO
+	lying turn $TO $TO2 $HIM
+	resolve -n $ASKED "$@" $TO
 	truth
-	check "$level: the question carried to another AA: the true member found $ASKED times of $ASKED" found "$UA1 by stun, trust $level, .* seen $ASKED of $ASKED\$"
-	check "$level: the question carried to another AA: its members got it each time" told $ASKED turned
-	check "$level: the question carried to another AA: and were silent" not told 1 other
+	check "$FAMILY, $level: the question carried to another AA: the true member found $ASKED times of $ASKED" found "$UA by stun, trust $level, .* seen $ASKED of $ASKED\$"
+	check "$FAMILY, $level: the question carried to another AA: its members got it each time" told $ASKED turned
+	check "$FAMILY, $level: the question carried to another AA: and were silent" not told 1 other
 }
 
 # proved_pin makes a flow, since a pin lives for a moment only, and looks.
@@ -123,7 +134,7 @@ proved_pin() {
 whole_daemon() {
 	echo "# a daemon, all lies at once, psk and ed25519 together"
 	start_aarptun -p $PREFIX_LO --psk-file "$TMP/psk" --pubkey "$PUBLIC" --cache-ttl 100ms
-	lying name,bad-mac,bad-key,bad-sign,flip,rename,strip,replay,replay-id,unreachable,unasked $LO $LO2 $VICTIM
+	lying name,bad-mac,bad-key,bad-sign,flip,rename,recode,draining,strip,replay,replay-id,unreachable,unasked $LO $LO2 $VICTIM
 	check "20 flows reach the true member, each of them" says '^m1=20$' lab count -n 20 "[$LO]:$PORT"
 	check "pins names it, with its proof" eventually 5 proved_pin
 	truth
@@ -134,91 +145,84 @@ whole_daemon() {
 	check "the daemon ends with exit code 0" stop "$DAEMON"
 }
 
-# lied LIE AA NAME [--confirm] [FLAGS]: asks once while the liar lies about AA.
+# lied LIE AA NAME [--confirm] [FLAGS]: asks while the liar lies about AA.
 lied() {
-	local lie=$1 aa=$2 name=$3 other=$AA2 confirm=()
+	local lie=$1 aa=$2 name=$3 other=$TO2 confirm=()
 	shift 3
-	[ "$aa" = $AA ] || other=$LO2
+	[ "$aa" != $AA ] || other=$AA2
 	[ "${1:-}" != --confirm ] || { confirm=(--confirm) && shift; }
 	lying "$lie" "$aa" "$other" "$name" "${confirm[@]}"
-	# The second question is the one that an earlier answer can be replayed to.
-	resolve --timeout 1s -n 2 "$@" "$aa"
+	# From the second question on there is an earlier answer to be replayed.
+	resolve --timeout 1s -n $ASKED "$@" "$aa"
 	truth
 }
 
 # admitted TEXT UA LIE ...: what docs/threats.md says is not stopped is not: the
-# lie wins, UA is believed.
+# lie is believed, which names UA, unless the truth happens to be faster.
 admitted() {
-	local text=$1 ua=$2
+	local text="$FAMILY, $1" ua=$2
 	shift 2
 	lied "$@"
-	check "$text: believed, $ua" found "$ua by "
+	check "$text: believed, $ua" believed "$ua"
 	check "$text: the client heard the lie" told 1 "$1"
 }
 
-# resisted TEXT UA LIE ...: it is stopped: the true answer wins, UA.
+# resisted TEXT REASON LIE ...: it is stopped: the true answer behind it wins.
+# REASON is why the lie was refused, - if it need not have been judged.
 resisted() {
-	local text=$1 ua=$2
+	local text="$FAMILY, $1" reason=$2 ua=$UA
 	shift 2
 	lied "$@"
-	check "$text: not believed, $ua found" found "$ua by .* seen 2 of 2"
+	check "$text: not believed, $ua found" found "$ua by .* seen $ASKED of $ASKED\$"
 	check "$text: the client heard the lie" told 1 "$1"
-}
-
-# refused TEXT REASON LIE ...: it is not believed, but the question is over.
-refused() {
-	local text=$1 reason=$2
-	shift 2
-	lied "$@"
-	check "$text: not believed, and nobody found" nobody
-	check "$text: refused, since $reason" why "$reason"
-	check "$text: the client heard the lie" told 2 "$1"
-}
-
-# unpinned TEXT REASON LIE ...: nor is it here, but the echo that LO answers itself
-# is, at nonce: the flows go on to LO.
-unpinned() {
-	local text=$1 reason=$2
-	shift 2
-	lied "$@"
-	check "$text: not believed, flows go on to LO itself" found "$LO by icmp, .* answered from itself"
-	check "$text: refused, since $reason" why "$reason"
-	check "$text: the client heard the lie" told 2 "$1"
+	[ "$reason" = - ] || check "$text: refused, since $reason" why "$reason"
 }
 
 at_nonce() {
 	local no="the member that it names does not confirm"
-	echo "# on the path at nonce: what docs/threats.md admits"
-	admitted "nonce, echo: the attacker's own address" $ATTACKER echo-name $AA $ATTACKER
-	admitted "nonce, echo: a victim's address" $VICTIM echo-name $AA $VICTIM
-	admitted "nonce, echo: the probe carried to another AA" $UA2 echo-other $AA $VICTIM
-	resisted "nonce, echo: an earlier reply" $UA1 echo-replay $AA $VICTIM
-	admitted "nonce, STUN: the attacker's own address, which confirms" $ATTACKER name $LO $ATTACKER --confirm
-	admitted "nonce, STUN: a victim's address, confirmed in its name" $VICTIM name $LO $VICTIM --confirm
-	unpinned "nonce, STUN: a victim's address" "$no" name $LO $VICTIM
-	unpinned "nonce, STUN: another AA's answer" "$no" other $LO $VICTIM
-	resisted "nonce, STUN: an earlier answer" $UA1 replay $LO $VICTIM
-	unpinned "nonce, STUN: the member's answer, naming a victim" "$no" rename $LO $VICTIM
+	echo "# on the path at nonce: what docs/threats.md admits: $FAMILY"
+	if [ $FAMILY = IPv6 ]; then # IPv4 has no members that their kernels know as such
+		admitted "nonce, echo: the probe carried to another AA" $OTHER echo-other $AA $HER
+		resisted "nonce, echo: an earlier reply" - echo-replay $AA $HER
+		resisted "nonce, echo: AA itself" - echo-self $AA $HER
+	fi
+	admitted "nonce, echo: the attacker's own address" $HIM echo-name $TO $HIM
+	admitted "nonce, echo: a victim's address" $HER echo-name $TO $HER
+	admitted "nonce, STUN: the attacker's own address, which confirms" $HIM name $TO $HIM --confirm
+	admitted "nonce, STUN: a victim's address, confirmed in its name" $HER name $TO $HER --confirm
+	resisted "nonce, STUN: a victim's address" - name $TO $HER
+	resisted "nonce, STUN: another AA's answer" - other $TO $HER
+	resisted "nonce, STUN: an earlier answer" - replay $TO $HER
+	resisted "nonce, STUN: the member's answer, naming a victim" - rename $TO $HER
+	resisted "nonce, STUN: an answer that the member drains" - draining $TO $UA
 }
 
 at_allow_list() {
-	local out="outside the member prefixes" no="the member that it names does not confirm"
-	echo "# on the path at allow-list: what docs/threats.md admits"
-	refused "allow-list, echo: the attacker's own address" "$out" echo-name $AA $ATTACKER "${MEMBERS[@]}"
-	refused "allow-list, echo: a victim's address" "$out" echo-name $AA $VICTIM "${MEMBERS[@]}"
-	admitted "allow-list, echo: a victim among the members" $UA2 echo-name $AA $UA2 "${MEMBERS[@]}"
-	admitted "allow-list, echo: the probe carried to another AA, of members in the prefixes" $UA2 echo-other $AA $VICTIM "${MEMBERS[@]}"
-	resisted "allow-list, echo: an earlier reply" $UA1 echo-replay $AA $VICTIM "${MEMBERS[@]}"
-	refused "allow-list, STUN: the attacker's own address, which confirms" "$out" name $LO $ATTACKER --confirm "${MEMBERS[@]}"
-	refused "allow-list, STUN: a victim's address, confirmed in its name" "$out" name $LO $VICTIM --confirm "${MEMBERS[@]}"
-	refused "allow-list, STUN: a victim's address" "$no" name $LO $VICTIM "${MEMBERS[@]}"
-	admitted "allow-list, STUN: a victim among the members, confirmed in its name" $UA2 name $LO $UA2 --confirm "${MEMBERS[@]}"
-	refused "allow-list, STUN: a victim among the members" "$no" name $LO $UA2 "${MEMBERS[@]}"
-	resisted "allow-list, STUN: an earlier answer" $UA1 replay $LO $VICTIM "${MEMBERS[@]}"
+	local out="outside the member prefixes"
+	echo "# on the path at allow-list: what docs/threats.md admits: $FAMILY"
+	if [ $FAMILY = IPv6 ]; then
+		admitted "allow-list, echo: the probe carried to another AA, of members in the prefixes" $OTHER echo-other $AA $HER "${ALLOWED[@]}"
+		resisted "allow-list, echo: an earlier reply" - echo-replay $AA $HER "${ALLOWED[@]}"
+		resisted "allow-list, echo: AA itself" "the anycast address itself" echo-self $AA $HER "${ALLOWED[@]}"
+		resisted "allow-list, echo: the attacker's own address" "$out" echo-name $AA $HIM "${ALLOWED[@]}"
+		resisted "allow-list, echo: a victim's address" "$out" echo-name $AA $HER "${ALLOWED[@]}"
+	fi
+	admitted "allow-list, echo: a victim among the members" $OTHER echo-name $TO $OTHER "${ALLOWED[@]}"
+	resisted "allow-list, echo: the attacker's own address, and STUN" "$out" echo-name $TO $HIM "${ALLOWED[@]}"
+	resisted "allow-list, STUN: the attacker's own address, which confirms" "$out" name $TO $HIM --confirm "${ALLOWED[@]}"
+	resisted "allow-list, STUN: a victim's address, confirmed in its name" "$out" name $TO $HER --confirm "${ALLOWED[@]}"
+	resisted "allow-list, STUN: a victim's address" - name $TO $HER "${ALLOWED[@]}"
+	admitted "allow-list, STUN: a victim among the members, confirmed in its name" $OTHER name $TO $OTHER --confirm "${ALLOWED[@]}"
+	resisted "allow-list, STUN: a victim among the members" - name $TO $OTHER "${ALLOWED[@]}"
+	resisted "allow-list, STUN: an earlier answer" - replay $TO $HER "${ALLOWED[@]}"
 }
 
 cut_in
-proved
+for family in IPv6 IPv4; do
+	over $family
+	proved
+	at_nonce
+	at_allow_list
+done
+over IPv6
 whole_daemon
-at_nonce
-at_allow_list

@@ -55,15 +55,19 @@ LO2=2001:db8:ab::2
 VICTIM=2001:db8:13::2 # a host that has nothing to do with any of this
 ATTACKER=2001:db8:66::2 # the attacker's own address
 MEMBERS=(--member-prefix 2001:db8:11::/64 --member-prefix 2001:db8:12::/64)
+LO2_4=203.0.113.194
+VICTIM_4=198.18.2.2
+ATTACKER_4=198.18.1.2
+MEMBERS_4=(--member-prefix 192.0.2.0/25 --member-prefix 192.0.2.128/25)
 
 lab() { on client "$LAB" "$@"; }
 aarptun() { on client "$AARPTUN" "$@"; }
 
-start_one() { # start_one N JOINED ANYCAST: a member with every kind of proof
-	spawn "$TMP/member$1.log" ip netns exec "m$1" "$AARPTUN" member --join "$2%eth0" --anycast "$3" \
+start_one() { # start_one N JOINED ANYCAST ANYCAST: a member with every kind of proof
+	spawn "$TMP/member$1.log" ip netns exec "m$1" "$AARPTUN" member --join "$2%eth0" --anycast "$3" --anycast "$4" \
 		--psk-file "$TMP/psk" --keyless --ed25519-file "$TMP/key" --rate 100000
 	spawn "$TMP/serve$1.log" ip netns exec "m$1" "$LAB" serve --name "m$1" --addr ":$PORT"
-	eventually 5 grep -q "^answering $3" "$TMP/member$1.log"
+	eventually 5 grep -q "^answering $4" "$TMP/member$1.log"
 	eventually 5 grep -q "^joined $2%eth0" "$TMP/member$1.log"
 	eventually 5 grep -q '^serving' "$TMP/serve$1.log"
 }
@@ -79,14 +83,19 @@ build_attack() {
 	connect attacker eth0 $ATTACKER 198.18.1.2 router a0 2001:db8:66::1 198.18.1.1
 	ip -n victim -6 route add default via 2001:db8:13::1
 	ip -n attacker -6 route add default via 2001:db8:66::1
+	ip -n victim route add default via 198.18.2.1
+	ip -n attacker route add default via 198.18.1.1
 	ip -n m1 addr add $LO/128 dev lo nodad
 	ip -n m2 addr add $LO2/128 dev lo nodad
+	ip -n m1 addr add $LO4/32 dev lo
+	ip -n m2 addr add $LO2_4/32 dev lo
+	ip -n router route add $LO2_4/32 via $UA2_4
 	ip -n router -6 route add $AA2/128 via $UA2
 	ip -n router -6 route add $LO2/128 via $UA2
 	"$AARPTUN" keygen psk "$TMP/psk"
 	PUBLIC=$("$AARPTUN" keygen ed25519 "$TMP/key")
-	start_one 1 $AA $LO
-	start_one 2 $AA2 $LO2
+	start_one 1 $AA $LO $LO4
+	start_one 2 $AA2 $LO2 $LO2_4
 }
 
 build_attack

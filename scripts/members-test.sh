@@ -13,6 +13,8 @@ usage() {
 		             responder, in IPv6 and IPv4: each with TCP, UDP and echo flows
 		             under route flips
 		  fates      a member that drains, is unhealthy, is killed, is cut off
+		  drains     --unresolved direct: AA on lo answers an echo, and that leads no
+		             new flow to a member that drains, or whose responder has died
 		  select     spread, rtt, source
 
 		AARPTUN, LAB and FIDELITY may name binaries to use instead of building them.
@@ -24,7 +26,7 @@ INSIDE=
 PARTS=()
 for word in "$@"; do
 	case "$word" in
-	kinds | fates | select) PARTS+=("$word") ;;
+	kinds | fates | drains | select) PARTS+=("$word") ;;
 	--inside) INSIDE=1 ;;
 	-h | --help)
 		usage
@@ -36,7 +38,7 @@ for word in "$@"; do
 		;;
 	esac
 done
-[ ${#PARTS[@]} -gt 0 ] || PARTS=(kinds fates select)
+[ ${#PARTS[@]} -gt 0 ] || PARTS=(kinds fates drains select)
 
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 
@@ -215,6 +217,92 @@ fates() {
 	hash_policy 0
 }
 
+# none_on TO: new flows are told that the host is unreachable.
+none_on() { fails_with EHOSTUNREACH lab connect --timeout 10s "$1"; }
+
+counts() { says "^$1 +[1-9]" aarptun status; }
+
+# drains_one NAME TO AA: over two equal paths, each member drains in turn.
+drains_one() {
+	local name=$1 to=$2 aa=$3 n old
+	check "$name: new flows have a member" lab connect --timeout 10s "$to" # and the hosts know their neighbours
+	for n in 1 2; do
+		start_flows "drains-$n-${aa//[:.]/-}" "$to" --tcp 10 --udp 5
+		old=$SPAWNED
+		kill -USR1 "${MEMBER[n]}"
+		sleep 1.2 # the TTL is a second
+		check "$name: m$n drains: after one TTL new flows go to m$((3 - n))" all_on "m$((3 - n))" "$to"
+		check "$name: they are pinned there, and not carried on to AA" says "^$aa +[^ ]+ +stun " aarptun pins
+		check "$name: the flows of before did not notice, 0 broken" none_broke "drains-$n-${aa//[:.]/-}" "$old"
+		kill -USR2 "${MEMBER[n]}"
+		check "$name: it takes flows again" eventually 5 answers "$n" "$aa"
+	done
+}
+
+# answers N AA: of several questions to AA, one is answered by member N.
+answers() { aarptun resolve -n 16 "$2" | grep -qE "^$(ua_of "$1" "$2") "; }
+ua_of() { # ua_of N AA
+	local ua=UA$1
+	[[ $2 == *:* ]] || ua=UA$1_4
+	echo "${!ua}"
+}
+
+drains() {
+	local to="[$LO]:$PORT" old
+	echo "# members that drain, at nonce with --unresolved direct"
+	hash_policy 1
+	lead_both
+	run_aarptun --unresolved direct
+	drains_one "two paths" "$to" $LO
+	drains_one "two paths, IPv4" "$LO4:$PORT" $LO4
+	stop "${MEMBER[1]}" KILL || true
+	sleep 1.2
+	check "two paths: m1's responder is killed, its service and echo are not: new flows go to m2" all_on m2 "$to"
+	check "they are pinned there, and not carried on to AA" says "^$LO +$UA2 +stun " aarptun pins
+	stop "${SERVE[1]}" KILL || true
+	start_member 1
+	end_aarptun
+
+	lead_one 2
+	run_aarptun --unresolved direct
+	check "one path, to m2" eventually 5 new_flow_is "$to" m2
+	lead 1
+	check "and then to m1" eventually 5 new_flow_is "$to" m1
+	start_flows one-path "$to" --tcp 10 --udp 5
+	old=$SPAWNED
+	kill -USR1 "${MEMBER[1]}"
+	sleep 1.2
+	check "one path: m1 drains: after one TTL new flows go to m2, which was known before" all_on m2 "$to"
+	check "pins shows that nobody answers for it any more" says "^$LO +$UA2 +stun +nonce .*stale" aarptun pins
+	check "the flows of before did not notice, 0 broken" none_broke one-path "$old"
+	check "resolve --explain names the member that drains" fails_with "^stun +draining +$UA1 .*takes no new flows" aarptun resolve --explain $LO
+	check "resolve --explain says why AA's own echo counts for nothing" fails_with "^icmp +refused +$LO .*whose responder was heard of late" aarptun resolve --explain $LO
+	check "resolve fails with exit code 69" exits 69 aarptun resolve $LO
+	check "doctor warns of it" fails_with "^warning +$LO probe: stun: $UA1 answers .*takes no new flows" aarptun doctor $LO
+	end_aarptun
+
+	run_aarptun --unresolved direct
+	check "one path, to a member that drains, and no other known: host unreachable" none_on "$to"
+	check "status counts what it has said" counts resolver.draining
+	kill -USR2 "${MEMBER[1]}"
+	check "it takes flows again" eventually 5 new_flow_is "$to" m1
+	kill -USR1 "${MEMBER[1]}"
+	sleep 1.2
+	check "it drains, and is the only one known: it is not used as stale" none_on "$to"
+	kill -USR2 "${MEMBER[1]}"
+	check "and again" eventually 5 new_flow_is "$to" m1
+	stop "${MEMBER[1]}" KILL || true
+	sleep 1.2
+	check "its responder is killed: that is silence, so it serves on as stale" new_flow_is "$to" m1
+	check "and is no self-answer" says "^$LO +$UA1 +stun +nonce .*stale" aarptun pins
+	check "status counts the echo that counts for nothing" counts "resolver.refused.the anycast address itself, whose responder was heard of late"
+	end_aarptun
+	stop "${SERVE[1]}" KILL || true
+	start_member 1
+	hash_policy 0
+	lead 1
+}
+
 # within LOW HIGH TO: m1's share of 1,000 flows.
 within() {
 	local out m1
@@ -266,12 +354,17 @@ rtt() {
 		ip -n "m$n" link set far0 up
 		ip -n router addr add "2001:db8:f$n::1/64" dev "far$n" nodad
 		ip -n "m$n" addr add "2001:db8:f$n::2/64" dev far0 nodad
+		# An echo is answered by the interface that it came by.
+		ip -n "m$n" -6 route add default via "2001:db8:f$n::1" dev far0 metric 2048
 	done
 	far 1
+	hash_policy 0 # by ports, all echo requests would go one way
 	run_aarptun --select rtt
 	check "rtt picks m2 while m1 is 5 ms away" says '^m2=100$' lab count -n 100 "[$AA]:$PORT"
+	hash_policy 1
 	check "by STUN too" says '^m2=100$' lab count -n 100 "[$LO]:$PORT"
 	far 2
+	hash_policy 0
 	check "and m1 when m2 is" eventually 10 new_flow_is "[$AA]:$PORT" m1
 	check "all flows go there" says '^m1=100$' lab count -n 100 "[$AA]:$PORT"
 	end_aarptun
@@ -295,9 +388,7 @@ selects() {
 	check "source keeps each of 8 clients on one member, and uses both" each_keeps "[$AA]:$PORT" "${addresses[@]}"
 	check "pins names the clients" says "^2001:db8:1::108 +$AA +2001:db8:1[12]::2 +icmp" aarptun pins
 	end_aarptun
-	hash_policy 1
 	rtt
-	hash_policy 0
 	lead_one 1
 }
 
@@ -306,6 +397,7 @@ for part in "${PARTS[@]}"; do
 	case "$part" in
 	kinds) kinds ;;
 	fates) fates ;;
+	drains) drains ;;
 	select) selects ;;
 	esac
 done

@@ -37,6 +37,8 @@ func (d *doctor) checkAnycast(c *cobra.Command, aa netip.Addr) error {
 			}
 		case resolver.Lost:
 			d.say("probe", fine, "", "%s: %v answers after %v: %s", h.Method, h.Member, h.RTT.Round(time.Microsecond), h.Why)
+		case resolver.Draining:
+			d.say("probe", warning, "", "%s: %v answers after %v: %s", h.Method, h.Member, h.RTT.Round(time.Microsecond), h.Why)
 		case resolver.Refused:
 			d.say("probe", warning, "", "%s: the answer %v is refused: %s", h.Method, h.Member, h.Why)
 		default:

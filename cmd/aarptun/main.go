@@ -69,7 +69,7 @@ func exitCode(err error) int {
 		return exitPermission
 	case errors.Is(err, tun.ErrConfig), errors.Is(err, admin.ErrInUse), errors.Is(err, admin.ErrPath), errors.As(err, &host), errors.Is(err, member.ErrKey), errors.Is(err, syscall.EADDRINUSE):
 		return exitConfig
-	case errors.Is(err, resolver.ErrNoAnswer), errors.Is(err, resolver.ErrUntrusted), errors.Is(err, resolver.ErrSelfAnswer),
+	case errors.Is(err, resolver.ErrNoAnswer), errors.Is(err, resolver.ErrUntrusted), errors.Is(err, resolver.ErrSelfAnswer), errors.Is(err, resolver.ErrDraining),
 		errors.Is(err, admin.ErrNotRunning):
 		return exitNoAnswer
 	}

@@ -50,9 +50,10 @@ Bringing the traffic for AA to this host is the routing's job; serving it is
 that of the programs that listen on this host. They must listen on its unicast
 addresses too, for that is where clients are sent.
 
-A member that is unhealthy (--check, --check-tcp) or draining says nothing, so
-that new flows go elsewhere; the flows it has stay. It drains while the file
---drain-file is there, and from SIGUSR1 to SIGUSR2.
+A member that is unhealthy (--check, --check-tcp) or draining says so to clients
+that ask, and new flows go elsewhere, or nowhere if there is no other member.
+The flows it has stay. It drains while the file --drain-file is there, and from
+SIGUSR1 to SIGUSR2.
 
 Proof: with --psk-file only clients that show one of its keys are answered, and
 each answer shows that key; with --ed25519-file each answer is signed with the

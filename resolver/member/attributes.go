@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/netip"
+	"sync"
 
 	"github.com/pion/stun/v3"
 )
@@ -78,6 +79,17 @@ func decode(m *stun.Message, datagram []byte) error {
 // newMessage returns a message that [decode] can use.
 func newMessage() *stun.Message { return stun.NewWithOptions(stun.WithStrict(true)) }
 
+// messages are those of transactions that are over.
+var messages = sync.Pool{New: func() any { return newMessage() }}
+
+func takeMessage() *stun.Message { return messages.Get().(*stun.Message) }
+
+func giveBack(all ...*stun.Message) {
+	for _, m := range all {
+		messages.Put(m)
+	}
+}
+
 // onlyKnown reports an attribute that must be understood and is not one of
 // known (RFC 8489 section 6.3).
 func onlyKnown(m *stun.Message, known ...stun.AttrType) error {
@@ -140,26 +152,28 @@ func (s seconds) AddTo(m *stun.Message) error {
 	return nil
 }
 
-// secondsFrom reads CACHE-TIMEOUT; without one it is 0.
-func secondsFrom(m *stun.Message) (seconds, error) {
+// secondsFrom reads CACHE-TIMEOUT, if it is given.
+func secondsFrom(m *stun.Message) (s seconds, given bool, err error) {
 	a, found := m.Attributes.Get(stun.AttrCacheTimeout)
 	if !found {
-		return 0, nil
+		return 0, false, nil
 	}
 	if len(a.Value) != cacheTimeoutSize {
-		return 0, errMalformed
+		return 0, false, errMalformed
 	}
-	return seconds(binary.BigEndian.Uint32(a.Value)), nil
+	return seconds(binary.BigEndian.Uint32(a.Value)), true, nil
 }
 
 // padding is PADDING (RFC 5780 section 7.6) up to a size of the whole message,
 // leaving room for what comes behind it.
 type padding struct{ upTo, behind int }
 
+var zeros [requestSize]byte
+
 // AddTo implements [stun.Setter].
 func (p padding) AddTo(m *stun.Message) error {
 	if n := p.upTo - p.behind - len(m.Raw) - attrHeaderSize; n >= 0 {
-		m.Add(stun.AttrPadding, make([]byte, n))
+		m.Add(stun.AttrPadding, zeros[:min(n, len(zeros))])
 	}
 	return nil
 }

@@ -30,14 +30,19 @@
 // Without keys the answer could come from anybody on the path. Then the prober
 // asks UA itself whether it serves AA, so that nobody who is not on the path to
 // UA as well can turn flows to a host that does not expect them. An answer that
-// fails a check is counted and forgotten, and the wait for a better one goes on.
+// fails a check is counted and forgotten, and the wait for a better one goes on;
+// so it does while hosts are asked to confirm, and when the caller does not want
+// the one that does.
+//
+// A member that is unhealthy or draining says so: error 500 instead of 300, its UA,
+// and a lifetime of 0. The prober tells its caller, and asks on from another port.
 //
 // The Responder never answers with more bytes than it was asked with, and says
-// nothing to whoever cannot show the key, asks too often, or asks while the
-// member is unhealthy or draining: silence is what a host without a Responder
-// would say. It keeps no state about questions; asking twice is harmless.
+// nothing to whoever cannot show the key or asks too often: silence is what a
+// host without a Responder would say. It keeps no state about questions; asking
+// twice is harmless.
 //
 // respond.go decides what is answered, verify.go what is believed; both are
-// free of sockets. docs/protocol.md has every byte, docs/threats.md who can do
+// free of sockets. naming.go asks who is named. docs/protocol.md has every byte, docs/threats.md who can do
 // what.
 package member

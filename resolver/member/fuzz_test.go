@@ -29,21 +29,24 @@ func FuzzRequest(f *testing.F) {
 	seed(f)
 	f.Fuzz(func(t *testing.T, datagram []byte) {
 		for _, l := range levels {
-			in, out := newMessage(), newMessage()
-			v := l.answerer().answer(in, out, datagram, netip.AddrPortFrom(asker6, 40000), aa6, goldenTime)
-			if v != answered {
-				continue
-			}
-			if len(out.Raw) > len(datagram) {
-				t.Errorf("%d bytes answered to %d", len(out.Raw), len(datagram))
-			}
-			if l.psk && !integrity(goldenPSK.Secret).check(in) {
-				t.Error("answered without the key")
-			}
-			q := l.question(stun.BindingError, aa6, aa6)
-			q.id = in.TransactionID
-			if found, refusal := q.check(newMessage(), out.Raw, q.to, goldenTime); refusal != "" || found.UA != ua6 {
-				t.Errorf("our own answer is refused: %s, %+v", refusal, found)
+			for _, drains := range []bool{false, true} {
+				a, in, out := l.answerer(), newMessage(), newMessage()
+				a.drains = func() bool { return drains }
+				v := a.answer(in, out, datagram, netip.AddrPortFrom(asker6, 40000), aa6, goldenTime)
+				if v != answered && v != declined {
+					continue
+				}
+				if len(out.Raw) > len(datagram) {
+					t.Errorf("%d bytes answered to %d", len(out.Raw), len(datagram))
+				}
+				if l.psk && !integrity(goldenPSK.Secret).check(in) {
+					t.Error("answered without the key")
+				}
+				q := l.question(stun.BindingError, aa6, aa6)
+				q.id = in.TransactionID
+				if found, refusal := q.check(newMessage(), out.Raw, q.to, goldenTime); refusal != "" || found.UA != ua6 || found.Draining != drains {
+					t.Errorf("our own answer is refused: %s, %+v", refusal, found)
+				}
 			}
 		}
 	})

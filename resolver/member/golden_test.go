@@ -66,7 +66,7 @@ func (l level) question(kind stun.MessageType, aa, to netip.Addr) question {
 func (l level) answerer() *answerer {
 	a := &answerer{
 		anycast: []netip.Addr{aa6, aa4}, port: DefaultPort, psks: map[string]integrity{}, lifetime: 30,
-		silent: func() bool { return false }, limit: func(netip.Addr, time.Time) bool { return true },
+		drains: func() bool { return false }, limit: func(netip.Addr, time.Time) bool { return true },
 		unicast: func(from netip.Addr, _ time.Time) netip.Addr {
 			if from.Is4() {
 				return ua4
@@ -113,6 +113,8 @@ func TestGolden(t *testing.T) {
 				}{
 					{stun.BindingError, aa, "alternate", answered},
 					{stun.BindingSuccess, ua, "confirm", confirmed},
+					{stun.BindingError, aa, "draining", declined},
+					{stun.BindingSuccess, ua, "draining", declined}, // UA asked says the same
 				} {
 					q := l.question(tc.kind, aa, tc.to)
 					request := newMessage()
@@ -122,15 +124,18 @@ func TestGolden(t *testing.T) {
 					if want := golden(t, requestName); !bytes.Equal(request.Raw, want) {
 						t.Errorf("request\n%x, want\n%x", request.Raw, want)
 					}
-					out := newMessage()
-					if v := l.answerer().answer(newMessage(), out, request.Raw, asker, tc.to, goldenTime); v != tc.want {
+					out, a, lifetime := newMessage(), l.answerer(), 30*time.Second
+					if tc.want == declined {
+						a.drains, lifetime = func() bool { return true }, 0
+					}
+					if v := a.answer(newMessage(), out, request.Raw, asker, tc.to, goldenTime); v != tc.want {
 						t.Fatalf("verdict %d", v)
 					}
 					if want := golden(t, family+"-"+l.name+"-"+tc.file); !bytes.Equal(out.Raw, want) {
 						t.Errorf("%s\n%x, want\n%x", tc.file, out.Raw, want)
 					}
 					found, refusal := q.check(newMessage(), out.Raw, q.to, goldenTime)
-					if refusal != "" || found.UA != ua || found.Lifetime != 30*time.Second || found.Proof != l.proof {
+					if refusal != "" || found.UA != ua || found.Lifetime != lifetime || found.Proof != l.proof || found.Draining != (tc.want == declined) {
 						t.Errorf("%s: refused %q, found %+v", tc.file, refusal, found)
 					}
 				}
@@ -239,7 +244,7 @@ func TestProtocolIsDocumented(t *testing.T) {
 		}
 	}
 	want := ""
-	for _, name := range []string{"v6-psk-request", "v6-both-alternate", "v6-ed25519-confirm"} {
+	for _, name := range []string{"v6-psk-request", "v6-both-alternate", "v6-ed25519-confirm", "v6-ed25519-draining"} {
 		want += hex.EncodeToString(golden(t, name))
 	}
 	if dump.String() != want {

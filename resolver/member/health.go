@@ -75,12 +75,12 @@ func ConnectLocal(port uint16, anycast []netip.Addr) Check {
 	}
 }
 
-// health is what keeps a member from answering.
+// health is what keeps a member from taking new flows.
 type health struct {
 	unhealthy, drained, drainFile bool
 }
 
-func (h health) silent() bool { return h.unhealthy || h.drained || h.drainFile }
+func (h health) draining() bool { return h.unhealthy || h.drained || h.drainFile }
 
 func (h health) String() string {
 	switch {
@@ -143,13 +143,14 @@ func (r *Responder) lookForDrainFile() {
 	r.change(nil, func(h *health) { h.drainFile = err == nil })
 }
 
-// change sets what keeps the member from answering, and tells of the change.
+// change sets what keeps the member from taking new flows, and tells of the
+// change.
 func (r *Responder) change(cause error, set func(*health)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	before := r.health
 	set(&r.health)
-	r.silent.Store(r.health.silent())
+	r.draining.Store(r.health.draining())
 	if before.String() != r.health.String() {
 		attrs := []any{"state", r.health.String()}
 		if cause != nil {
@@ -159,8 +160,8 @@ func (r *Responder) change(cause error, set func(*health)) {
 	}
 }
 
-// Drain stops the answers, so that new flows go to other members, or lets them
-// begin again. Flows that are here stay.
+// Drain has askers told that new flows are to go to other members, or ends
+// that. Flows that are here stay.
 func (r *Responder) Drain(drain bool) {
 	r.change(nil, func(h *health) { h.drained = drain })
 }

@@ -29,15 +29,15 @@ func TestHealthFallsAfterTwoAndRisesAfterOne(t *testing.T) {
 				return nil
 			},
 		}
-		r.silent.Store(true)
+		r.draining.Store(true)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() { r.watch(ctx); close(done) }()
 		expect := func(what, want string) {
 			t.Helper()
 			synctest.Wait()
-			if got := r.State(); got != want || r.silent.Load() != (want != "answering") {
-				t.Errorf("%s: %s, silent %v", what, got, r.silent.Load())
+			if got := r.State(); got != want || r.draining.Load() != (want != "answering") {
+				t.Errorf("%s: %s, draining %v", what, got, r.draining.Load())
 			}
 		}
 		expect("the first check", "answering")

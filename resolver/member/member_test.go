@@ -207,14 +207,25 @@ func TestUnconfirmed(t *testing.T) {
 	server.ip("-6 route add 2001:db8:77::7/128 via 2001:db8:12::1")
 	server.serve(setup{Anycast: []netip.Addr{aa6}, Unicast: []netip.Addr{addr("2001:db8:77::7")}})
 	p := client.prober(ProberConfig{})
-	if found, err := p.Probe(within(t), aa6); !errors.Is(err, ErrNoResponder) || !strings.Contains(err.Error(), string(RefusedUnconfirmed)) {
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if found, err := p.Probe(ctx, aa6); !errors.Is(err, ErrNoAnswer) || !strings.Contains(err.Error(), string(RefusedUnconfirmed)) {
 		t.Errorf("%+v, %v", found, err)
 	}
 	if p.Stats().Refused[RefusedUnconfirmed] != 1 {
 		t.Errorf("%+v", p.Stats())
 	}
-	// Whoever holds the key need not be asked again.
+	// One that is silent is waited for until the end of the question.
 	server.ip("-6 route del 2001:db8:77::7/128")
+	client.ip("-6 addr del 2001:db8:77::7/128 dev lo", "-6 route add 2001:db8:77::7/128 via 2001:db8:12::2")
+	ctx, cancel = context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if found, err := p.Probe(ctx, aa6); !errors.Is(err, ErrNoAnswer) || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("%+v, %v", found, err)
+	}
+	if p.Stats().Refused[RefusedUnconfirmed] != 2 {
+		t.Errorf("%+v", p.Stats())
+	}
 }
 
 func TestDrain(t *testing.T) {
@@ -234,6 +245,12 @@ func TestDrain(t *testing.T) {
 	if state := member.tell("drain"); state != "draining" || answers() {
 		t.Errorf("%s, and answers %v", state, answers())
 	}
+	// It says so, at every port it is asked from, and the question is over.
+	var told []Found
+	_, err := p.ProbeLane(within(t), aa6, 3, func(f Found) bool { told = append(told, f); return true })
+	if !errors.Is(err, ErrDraining) || len(told) != 1 || told[0].UA != ua6 || !told[0].Draining {
+		t.Errorf("%v, told %+v", err, told)
+	}
 	if state := member.tell("resume"); state != "answering" {
 		t.Error(state)
 	}
@@ -249,7 +266,7 @@ func TestDrain(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "answers again", func() bool { return member.tell("state") == "answering" && answers() })
-	if member.stats().Silent == 0 {
+	if member.stats().Declined == 0 {
 		t.Error("not counted")
 	}
 }
@@ -364,7 +381,7 @@ func TestLanes(t *testing.T) {
 	p := client.prober(ProberConfig{Lanes: 16})
 	seen := map[netip.Addr]int{}
 	for i := range 16 {
-		found, err := p.ProbeLane(within(t), aa4, i)
+		found, err := p.ProbeLane(within(t), aa4, i, func(Found) bool { return true })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -374,8 +391,20 @@ func TestLanes(t *testing.T) {
 		t.Fatalf("16 ports have led to %v", seen) // by chance once in 32,768
 	}
 	members[0].tell("drain")
-	if found, err := p.Probe(within(t), aa4); err != nil || found.UA != addr("192.0.2.134") {
-		t.Errorf("with one member draining: %+v, %v", found, err)
+	told := 0
+	for lane := range 16 {
+		found, err := p.ProbeLane(within(t), aa4, lane, func(f Found) bool {
+			if f.Draining {
+				told++
+			}
+			return true
+		})
+		if err != nil || found.UA != addr("192.0.2.134") || found.Draining {
+			t.Errorf("with one member draining: %+v, %v", found, err)
+		}
+	}
+	if told == 0 {
+		t.Error("the member that drains has not said so")
 	}
 }
 

@@ -26,6 +26,8 @@ var (
 	ErrNoAnswer = errors.New("member: no answer")
 	// ErrNoResponder: the host that was reached has nothing on that port.
 	ErrNoResponder = errors.New("member: no responder runs there")
+	// ErrDraining: every member that was reached takes no new flows.
+	ErrDraining = errors.New("member: only members that take no new flows answered")
 )
 
 const (
@@ -192,28 +194,21 @@ func (p *Prober) ringFor(aa netip.Addr) *Keyring {
 // Probe asks aa for the member behind it, until an answer is believed or ctx
 // ends.
 func (p *Prober) Probe(ctx context.Context, aa netip.Addr) (Found, error) {
-	return p.ProbeLane(ctx, aa, 0)
+	return p.ProbeLane(ctx, aa, 0, func(Found) bool { return true })
 }
 
 // ProbeLane is Probe, asking from the lane of that number first: equal paths
 // may lead each to another member. Numbers from the number of lanes on begin
-// again with the first.
-func (p *Prober) ProbeLane(ctx context.Context, aa netip.Addr, lane int) (Found, error) {
+// again with the first. believe is called with each answer for which all is
+// shown that the keys of aa ask for, and says whether it will do; if not, the
+// wait goes on. It is also told of members that are draining, which will never
+// do.
+func (p *Prober) ProbeLane(ctx context.Context, aa netip.Addr, lane int, believe func(Found) bool) (Found, error) {
 	p.stats.probes.Add(1)
+	n := &naming{prober: p, ctx: ctx, aa: aa, lane: lane, believe: believe}
+	defer n.end()
 	q := question{kind: stun.BindingError, to: netip.AddrPortFrom(aa, p.port), aa: aa, ring: p.ringFor(aa)}
-	found, err := p.ask(ctx, q, lane)
-	if err != nil || found.Proof > ProofNonce || found.UA == aa {
-		return found, err
-	}
-	// Nobody vouches for this answer. The host that it names must at least
-	// know of AA, or anybody on the path could turn our flows on anyone.
-	q.kind, q.to = stun.BindingSuccess, netip.AddrPortFrom(found.UA, p.port)
-	p.stats.confirms.Add(1)
-	if _, err := p.ask(ctx, q, lane); err != nil {
-		p.refuse(aa, found.UA, RefusedUnconfirmed)
-		return Found{}, fmt.Errorf("member: %v named %v: %s: %w", aa, found.UA, RefusedUnconfirmed, err)
-	}
-	return found, nil
+	return p.ask(ctx, q, lane, n)
 }
 
 // refuse counts an answer that was not believed, and says so, but not often.

@@ -53,7 +53,7 @@ const (
 	noKey                        // without a key where one is needed
 	badKey                       // an unknown key, or one that does not fit
 	limited                      // the source asks too often
-	silent                       // the member is unhealthy or draining
+	declined                     // the member is unhealthy or draining, and says so
 	noUnicast                    // no unicast address could be named
 	larger                       // the answer would be larger than the request
 	failed                       // the answer could not be sent
@@ -70,14 +70,14 @@ type answerer struct {
 	signer   ed25519.PrivateKey
 	lifetime seconds
 
-	silent  func() bool
+	drains  func() bool // the member takes no new flows
 	limit   func(from netip.Addr, now time.Time) bool
 	unicast func(from netip.Addr, now time.Time) netip.Addr // not valid: none
 }
 
 // answer reads a datagram that came from an asker to a local address, and
 // builds what is to be sent back from that same address, in out. Only after
-// answered and confirmed is there anything to be sent.
+// answered, confirmed and declined is there anything to be sent.
 func (a *answerer) answer(in, out *stun.Message, datagram []byte, from netip.AddrPort, to netip.Addr, now time.Time) verdict {
 	q, err := parseRequest(in, datagram)
 	switch {
@@ -95,9 +95,6 @@ func (a *answerer) answer(in, out *stun.Message, datagram []byte, from netip.Add
 	if !slices.Contains(a.anycast, asked) || q.aa.IsValid() && q.aa != asked {
 		return foreign
 	}
-	if a.silent() {
-		return silent
-	}
 	// The key before the limit, so that forged requests cannot use up what a
 	// holder of the key may have.
 	key, v := a.keyOf(q)
@@ -114,13 +111,19 @@ func (a *answerer) answer(in, out *stun.Message, datagram []byte, from netip.Add
 	case kind == stun.BindingSuccess && ua != to:
 		return foreign // an address of ours, but none that we name to this asker
 	}
-	if err := a.build(out, q.id, kind, from, asked, ua, key, now); err != nil || len(out.Raw) > len(datagram) {
+	v = answered
+	switch {
+	case a.drains():
+		// Said, and not left to silence: a member that says so is passed by at
+		// once, and is not used for want of an answer.
+		v = declined
+	case kind == stun.BindingSuccess:
+		v = confirmed
+	}
+	if err := a.build(out, q.id, v, from, asked, ua, key, now); err != nil || len(out.Raw) > len(datagram) {
 		return larger
 	}
-	if kind == stun.BindingSuccess {
-		return confirmed
-	}
-	return answered
+	return v
 }
 
 // keyOf returns the key that the answer is to carry, which is that of the
@@ -141,21 +144,27 @@ func (a *answerer) keyOf(q request) (integrity, verdict) {
 
 // build makes the answer in out. Its order of attributes is that of RFC 8489:
 // what the MAC covers, the MAC, FINGERPRINT.
-func (a *answerer) build(out *stun.Message, id transactionID, kind stun.MessageType, from netip.AddrPort, aa, ua netip.Addr, key integrity, now time.Time) error {
+func (a *answerer) build(out *stun.Message, id transactionID, v verdict, from netip.AddrPort, aa, ua netip.Addr, key integrity, now time.Time) error {
 	member := netip.AddrPortFrom(ua, a.port)
-	setters := make([]stun.Setter, 0, 8)
-	setters = append(setters, kind, stun.NewTransactionIDSetter(id))
-	if kind == stun.BindingError {
-		setters = append(setters, stun.CodeTryAlternate, address{stun.AttrAlternateServer, member})
-	} else {
+	kind, lifetime := stun.BindingError, a.lifetime
+	setters := make([]stun.Setter, 2, 8)
+	switch v {
+	case confirmed:
+		kind = stun.BindingSuccess
 		setters = append(setters, xorAddress(from))
+	case declined:
+		lifetime = 0
+		setters = append(setters, stun.CodeServerError, address{stun.AttrAlternateServer, member})
+	default:
+		setters = append(setters, stun.CodeTryAlternate, address{stun.AttrAlternateServer, member})
 	}
-	setters = append(setters, a.lifetime)
+	setters[0], setters[1] = kind, stun.NewTransactionIDSetter(id)
+	setters = append(setters, lifetime)
 	if a.signer != nil {
 		begin := now.Truncate(time.Second)
 		setters = append(setters, signed{key: a.signer, statement: statement{
-			kind: kind, id: id, aa: aa, ua: member, lifetime: a.lifetime,
-			notBefore: begin, notAfter: begin.Add(time.Duration(a.lifetime) * time.Second),
+			kind: kind, id: id, aa: aa, ua: member, lifetime: lifetime,
+			notBefore: begin, notAfter: begin.Add(time.Duration(lifetime) * time.Second),
 		}})
 	}
 	if key != "" {

@@ -34,6 +34,7 @@ func TestVerdicts(t *testing.T) {
 	mac, username := integrity(goldenPSK.Secret), stun.NewUsername(goldenPSK.ID)
 	nonce, psk := levels[0], levels[1]
 	open := func(a *answerer) { a.keyless = true }
+	drain := func(a *answerer) { a.drains = func() bool { return true } }
 	for _, tc := range []struct {
 		name   string
 		level  level
@@ -79,7 +80,9 @@ func TestVerdicts(t *testing.T) {
 		{name: "key, but none is known here", level: nonce, ask: []stun.Setter{stun.BindingRequest, username, filler, mac, stun.Fingerprint}, want: badKey},
 		{name: "AA named behind the MAC", level: psk, to: ua6, ask: []stun.Setter{stun.BindingRequest, username, filler, mac, names(aa6), stun.Fingerprint}, want: foreign},
 
-		{name: "silent", change: func(a *answerer) { a.silent = func() bool { return true } }, ask: []stun.Setter{stun.BindingRequest, filler, stun.Fingerprint}, want: silent},
+		{name: "draining", change: drain, ask: []stun.Setter{stun.BindingRequest, filler, stun.Fingerprint}, want: declined},
+		{name: "draining, UA", change: drain, to: ua6, ask: []stun.Setter{stun.BindingRequest, names(aa6), filler, stun.Fingerprint}, want: declined},
+		{name: "draining, no key", level: psk, change: drain, ask: []stun.Setter{stun.BindingRequest, filler, stun.Fingerprint}, want: noKey},
 		{name: "limited", change: func(a *answerer) { a.limit = func(netip.Addr, time.Time) bool { return false } }, ask: []stun.Setter{stun.BindingRequest, filler, stun.Fingerprint}, want: limited},
 		{name: "bad key before the limit", level: psk, change: func(a *answerer) { a.limit = func(netip.Addr, time.Time) bool { panic("counted") } }, ask: []stun.Setter{stun.BindingRequest, filler, stun.Fingerprint}, want: noKey},
 		{name: "no unicast", change: func(a *answerer) { a.unicast = func(netip.Addr, time.Time) netip.Addr { return netip.Addr{} } }, ask: []stun.Setter{stun.BindingRequest, filler, stun.Fingerprint}, want: noUnicast},

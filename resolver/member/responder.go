@@ -54,11 +54,11 @@ type ResponderConfig struct {
 	Rate int
 
 	// Check, if there is one, is run each Interval (default 2 s) for up to
-	// Timeout (default 1 s). Two failures in a row silence the member, one
-	// success lets it answer; at first it is silent.
+	// Timeout (default 1 s). After two failures in a row the member sends
+	// askers elsewhere, after one success no longer; at first it does.
 	Check             Check
 	Interval, Timeout time.Duration
-	// DrainFile, if it is a path, silences the member while a file is there.
+	// DrainFile, if it is a path, has the member drain while a file is there.
 	DrainFile string
 
 	Log *slog.Logger // nil discards
@@ -76,9 +76,9 @@ type Responder struct {
 	interval, timeout time.Duration
 	drainFile         string
 
-	silent atomic.Bool
-	mu     sync.Mutex
-	health health
+	draining atomic.Bool // or unhealthy
+	mu       sync.Mutex
+	health   health
 }
 
 // Listen opens a socket for each family that is served, on all addresses: AA
@@ -95,14 +95,14 @@ func Listen(c ResponderConfig) (*Responder, error) {
 		check: c.Check, interval: cmp.Or(c.Interval, DefaultInterval), timeout: cmp.Or(c.Timeout, DefaultTimeout),
 		drainFile: c.DrainFile, health: health{unhealthy: c.Check != nil},
 	}
-	r.silent.Store(r.health.silent())
+	r.draining.Store(r.health.draining())
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
 	}
 	r.answerer = answerer{
 		anycast: slices.Clone(c.Anycast), port: cmp.Or(c.Port, DefaultPort), psks: make(map[string]integrity),
 		keyless: c.Keyless, signer: c.Signer, lifetime: seconds(cmp.Or(c.Lifetime, DefaultLifetime) / time.Second),
-		silent: r.silent.Load, limit: limits.allow, unicast: uas.to,
+		drains: r.draining.Load, limit: limits.allow, unicast: uas.to,
 	}
 	for _, k := range c.PSKs {
 		r.answerer.psks[k.ID] = integrity(k.Secret)
@@ -243,7 +243,7 @@ func (r *Responder) serve(conn *net.UDPConn) {
 		to, back := destination(oob[:oobn])
 		v := r.answerer.answer(in, out, buf[:n], from, to, time.Now())
 		r.stats.verdicts[v].Add(1)
-		if v == answered || v == confirmed {
+		if v == answered || v == confirmed || v == declined {
 			if _, _, err := conn.WriteMsgUDPAddrPort(out.Raw, back, from); err != nil {
 				r.stats.verdicts[failed].Add(1)
 				r.log.Debug("answer not sent", "to", from, "from", to, "err", err)
@@ -304,7 +304,7 @@ type ResponderStats struct {
 	NoKey        uint64 `json:"no_key"`        // without a key where one is needed
 	BadKey       uint64 `json:"bad_key"`       // with an unknown or wrong key
 	Limited      uint64 `json:"limited"`       // beyond the asker's rate
-	Silent       uint64 `json:"silent"`        // while unhealthy or draining
+	Declined     uint64 `json:"declined"`      // askers that were told, while unhealthy or draining, to go elsewhere
 	NoUnicast    uint64 `json:"no_unicast"`    // no UA could be named
 	Larger       uint64 `json:"larger"`        // the answer would have been larger
 	Errors       uint64 `json:"errors"`        // failed sends and receives
@@ -321,7 +321,7 @@ func (r *Responder) Stats() ResponderStats {
 	n := func(v verdict) uint64 { return r.stats.verdicts[v].Load() }
 	return ResponderStats{
 		Answered: n(answered), Confirmed: n(confirmed), Malformed: n(malformed), Unsupported: n(unsupported),
-		Foreign: n(foreign), NoKey: n(noKey), BadKey: n(badKey), Limited: n(limited), Silent: n(silent),
+		Foreign: n(foreign), NoKey: n(noKey), BadKey: n(badKey), Limited: n(limited), Declined: n(declined),
 		NoUnicast: n(noUnicast), Larger: n(larger), Errors: n(failed), ChecksFailed: r.stats.checksFailed.Load(),
 	}
 }

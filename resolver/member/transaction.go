@@ -29,7 +29,7 @@ const oobSize = 512
 // goroutine that asked: whoever floods one question with false ones keeps no
 // other from being heard.
 type waiting struct {
-	answers chan arrival
+	answers chan *arrival
 	refused chan error // an ICMP error; has room for one
 }
 
@@ -41,10 +41,11 @@ type arrival struct {
 }
 
 // ask asks q, again and again, until an answer is believed, a host says that
-// there is nobody, or ctx ends.
-func (p *Prober) ask(ctx context.Context, q question, first int) (Found, error) {
+// there is nobody, or ctx ends. Without n the first answer that passes the
+// check is it.
+func (p *Prober) ask(ctx context.Context, q question, first int, n *naming) (Found, error) {
 	for {
-		found, err := p.transact(ctx, q, first)
+		found, err := p.transact(ctx, q, first, n)
 		if err == nil || ctx.Err() != nil || !errors.Is(err, ErrNoAnswer) {
 			return found, err
 		}
@@ -54,15 +55,19 @@ func (p *Prober) ask(ctx context.Context, q question, first int) (Found, error) 
 }
 
 // transact sends q and repeats it (RFC 8489 section 6.2.1) until an answer
-// passes the check. One that does not is counted and forgotten, as if it had
-// not come (section 9.1.4), so whoever answers first has won nothing.
-func (p *Prober) transact(ctx context.Context, q question, first int) (Found, error) {
+// passes the check and is believed. One that does not is counted and
+// forgotten, as if it had not come (section 9.1.4), so whoever answers first
+// has won nothing. A member that takes no new flows is passed by at once, as
+// one that is silent is after a while: the next transmission leaves from
+// another port.
+func (p *Prober) transact(ctx context.Context, q question, first int, n *naming) (Found, error) {
 	lanes := p.lanesFor(q.to.Addr())
 	if len(lanes) == 0 {
 		return Found{}, fmt.Errorf("%w: %v: %w", ErrNoFamily, q.to.Addr(), syscall.EAFNOSUPPORT)
 	}
 	q.id = stun.NewTransactionID()
-	request := newMessage()
+	request, scratch := takeMessage(), takeMessage()
+	defer giveBack(request, scratch)
 	if err := q.build(request); err != nil {
 		return Found{}, fmt.Errorf("member: %w", err)
 	}
@@ -71,22 +76,31 @@ func (p *Prober) transact(ctx context.Context, q question, first int) (Found, er
 		return Found{}, err
 	}
 	defer p.forget(q.id)
-	t := transaction{prober: p, question: q, waiting: w, began: time.Now(), scratch: newMessage()}
+	t := transaction{prober: p, question: q, naming: n, waiting: w, began: time.Now(), scratch: scratch}
 	rto := p.rtos.rto(q.to.Addr(), t.began)
-	for n := range maxTransmissions {
-		if err := p.send(lanes[(first+n)%len(lanes)], request.Raw, q.to); err != nil {
+	for repeats, sent := 0, 0; repeats < maxTransmissions; sent++ {
+		if err := p.send(lanes[(first+sent)%len(lanes)], request.Raw, q.to); err != nil {
 			return Found{}, err
 		}
-		wait := rto << n
-		if n == maxTransmissions-1 {
+		wait := rto << repeats
+		if repeats == maxTransmissions-1 {
 			wait = rto * lastWait
 		}
-		found, done, err := t.listen(ctx, wait)
-		if done && err == nil && n == 0 {
-			p.rtos.learn(q.to.Addr(), found.RTT, time.Now())
-		}
-		if done {
-			return found, err
+		found, next, err := t.listen(ctx, wait)
+		switch {
+		case err != nil:
+			return Found{}, err
+		case next == done:
+			if sent == 0 {
+				p.rtos.learn(q.to.Addr(), found.RTT, time.Now())
+			}
+			return found, nil
+		case next == otherLane && t.draining >= len(lanes):
+			return Found{}, t.failed(ErrDraining) // wherever the ports lead
+		case next == otherLane:
+			t.began = time.Now()
+		default:
+			repeats++
 		}
 	}
 	return Found{}, t.failed(ErrNoAnswer)
@@ -96,45 +110,90 @@ func (p *Prober) transact(ctx context.Context, q question, first int) (Found, er
 type transaction struct {
 	prober   *Prober
 	question question
+	naming   *naming // nil for a confirmation
 	waiting  *waiting
 	began    time.Time
 	scratch  *stun.Message
 	last     Refusal // of the last answer that was refused
+	draining int     // answers of members that take no new flows
+	gone     error   // where it was asked there is no responder
 }
 
-// listen waits for an answer that is believed; done says that nothing is to be
-// waited for any more.
-func (t *transaction) listen(ctx context.Context, wait time.Duration) (found Found, done bool, err error) {
+// listen waits for an answer that ends this wait.
+func (t *transaction) listen(ctx context.Context, wait time.Duration) (Found, step, error) {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	for {
+		var confirmed <-chan confirmation
+		if t.naming != nil {
+			confirmed = t.naming.confirmed
+		}
+		var found Found
+		next := waitOn
 		select {
 		case a := <-t.waiting.answers:
-			found, refusal := t.question.check(t.scratch, a.datagram, a.from, time.Now())
-			if refusal == "" {
-				t.prober.stats.answers.Add(1)
-				found.RTT = a.at.Sub(t.began)
-				return found, true, nil
+			found, next = t.answered(a)
+		case c := <-confirmed:
+			if c.err != nil {
+				t.last = RefusedUnconfirmed
 			}
-			t.last = refusal
-			t.prober.refuse(t.question.aa, a.from.Addr(), refusal)
+			found, next = t.naming.settle(c)
 		case err := <-t.waiting.refused:
 			// Anybody on the path can send such an error. Where proof is asked
 			// for it must not silence the member.
 			if len(t.question.ring.PSKs)+len(t.question.ring.Public) == 0 {
-				return Found{}, true, fmt.Errorf("%w: %w", t.failed(ErrNoResponder), err)
+				t.gone = err
 			}
 		case <-ctx.Done():
-			return Found{}, true, fmt.Errorf("%w: %w", t.failed(ErrNoAnswer), ctx.Err())
+			return Found{}, done, t.over(ctx.Err())
 		case <-timer.C:
-			return Found{}, false, nil
+			return Found{}, timeOut, nil
+		}
+		if next == otherLane {
+			t.draining++
+		}
+		if next != waitOn {
+			return found, next, nil
+		}
+		if t.gone != nil && (t.naming == nil || t.naming.waiting == 0) {
+			return Found{}, done, fmt.Errorf("%w: %w", t.failed(ErrNoResponder), t.gone)
 		}
 	}
 }
 
+// answered checks an answer, and says what it makes of the wait.
+func (t *transaction) answered(a *arrival) (Found, step) {
+	found, refusal := t.question.check(t.scratch, a.datagram, a.from, time.Now())
+	if refusal != "" {
+		t.last = refusal
+		t.prober.refuse(t.question.aa, a.from.Addr(), refusal)
+		return Found{}, waitOn
+	}
+	t.prober.stats.answers.Add(1)
+	found.RTT = a.at.Sub(t.began)
+	if t.naming == nil {
+		return found, done
+	}
+	return found, t.naming.take(found)
+}
+
+// over is the error at the end of the question's time.
+func (t *transaction) over(cause error) error {
+	if t.naming != nil {
+		if t.naming.waiting > 0 {
+			t.last = RefusedUnconfirmed
+		}
+		t.naming.over(cause)
+	}
+	return fmt.Errorf("%w: %w", t.failed(ErrNoAnswer), cause)
+}
+
 // failed adds to an error what answers there were.
 func (t *transaction) failed(err error) error {
-	if t.last != "" {
+	switch {
+	case t.draining > 0:
+		return fmt.Errorf("%w at %v", ErrDraining, t.question.to)
+	case t.last != "":
 		return fmt.Errorf("%w at %v that could be believed, the last one for: %s", err, t.question.to, t.last)
 	}
 	return fmt.Errorf("%w at %v", err, t.question.to)
@@ -147,7 +206,7 @@ func (p *Prober) expect(id transactionID) (*waiting, error) {
 		p.stats.busy.Add(1)
 		return nil, ErrBusy
 	}
-	w := &waiting{answers: make(chan arrival, maxAnswers), refused: make(chan error, 1)}
+	w := &waiting{answers: make(chan *arrival, maxAnswers), refused: make(chan error, 1)}
 	p.questions[id] = w
 	return w, nil
 }
@@ -213,7 +272,7 @@ func (p *Prober) deliver(buf []byte, from netip.AddrPort, at time.Time) {
 		return
 	}
 	select {
-	case w.answers <- arrival{bytes.Clone(buf), from, at}:
+	case w.answers <- &arrival{bytes.Clone(buf), from, at}:
 	default:
 		p.stats.busy.Add(1) // a flood; the question will be repeated
 	}

@@ -41,6 +41,7 @@ const (
 	RefusedEarly       Refusal = "the signature is not valid yet: compare the clocks"
 	RefusedLate        Refusal = "the signature is not valid any more: compare the clocks"
 	RefusedUnconfirmed Refusal = "the member that it names does not confirm"
+	RefusedMany        Refusal = "names one host more than are asked to confirm"
 )
 
 // clockSkew is how far the clocks of member and client may be apart.
@@ -80,6 +81,8 @@ type Found struct {
 	// did not say. Nobody has to.
 	Lifetime time.Duration
 	Proof    Proof
+	// Draining: the member takes no new flows, being unhealthy or told so.
+	Draining bool
 }
 
 // check reads an answer and says what is wrong with it, or nothing. It is given
@@ -104,15 +107,17 @@ func (q question) check(m *stun.Message, datagram []byte, from netip.AddrPort, n
 			return Found{}, RefusedMAC
 		}
 	}
-	ua, refusal := q.named(m)
+	ua, draining, refusal := q.named(m)
 	if refusal != "" {
 		return Found{}, refusal
 	}
-	lifetime, err := secondsFrom(m)
-	if err != nil {
+	lifetime, given, err := secondsFrom(m)
+	// Of a draining member's answer the lifetime, which is signed, is what
+	// tells it from another.
+	if err != nil || given && draining != (lifetime == 0) {
 		return Found{}, RefusedMalformed
 	}
-	found := Found{UA: ua.Addr(), Lifetime: time.Duration(lifetime) * time.Second, Proof: ProofNonce}
+	found := Found{UA: ua.Addr(), Lifetime: time.Duration(lifetime) * time.Second, Proof: ProofNonce, Draining: draining}
 	if len(q.ring.PSKs) > 0 {
 		found.Proof = ProofPSK
 	}
@@ -120,36 +125,43 @@ func (q question) check(m *stun.Message, datagram []byte, from netip.AddrPort, n
 		if refusal := q.checkSignature(m, ua, lifetime, now); refusal != "" {
 			return Found{}, refusal
 		}
+		if !given {
+			return Found{}, RefusedMalformed // without it, one answer could pass for the other
+		}
 		found.Proof = ProofEd25519
 	}
 	return found, ""
 }
 
-// named returns the UA that an answer is about.
-func (q question) named(m *stun.Message) (netip.AddrPort, Refusal) {
+// named returns the UA that an answer is about, and whether it takes no new
+// flows.
+func (q question) named(m *stun.Message) (ua netip.AddrPort, draining bool, refusal Refusal) {
 	if m.Type == stun.BindingError {
 		var code stun.ErrorCodeAttribute
 		if code.GetFrom(m) != nil {
-			return netip.AddrPort{}, RefusedMalformed
+			return netip.AddrPort{}, false, RefusedMalformed
 		}
-		if code.Code != stun.CodeTryAlternate {
-			return netip.AddrPort{}, RefusedError
+		_, names := m.Attributes.Get(stun.AttrAlternateServer)
+		draining = code.Code == stun.CodeServerError && names
+		if code.Code != stun.CodeTryAlternate && !draining {
+			return netip.AddrPort{}, false, RefusedError
 		}
 	}
-	if m.Type != q.kind {
-		return netip.AddrPort{}, RefusedAnswer
+	if m.Type != q.kind && !draining {
+		return netip.AddrPort{}, false, RefusedAnswer
 	}
-	if q.kind == stun.BindingSuccess {
-		return q.to, ""
+	if m.Type == stun.BindingSuccess {
+		return q.to, false, ""
 	}
 	ua, err := addressFrom(m, stun.AttrAlternateServer)
 	switch {
 	case err != nil:
-		return netip.AddrPort{}, RefusedMalformed
-	case !ua.IsValid() || ua.Port() != q.to.Port() || ua.Addr().Is4() != q.aa.Is4() || ua.Addr().Is4In6() || !ua.Addr().IsGlobalUnicast():
-		return netip.AddrPort{}, RefusedUA
+		return netip.AddrPort{}, false, RefusedMalformed
+	case !ua.IsValid() || ua.Port() != q.to.Port() || ua.Addr().Is4() != q.aa.Is4() || ua.Addr().Is4In6() || !ua.Addr().IsGlobalUnicast(),
+		q.kind == stun.BindingSuccess && ua != q.to:
+		return netip.AddrPort{}, false, RefusedUA
 	}
-	return ua, ""
+	return ua, draining, ""
 }
 
 // checkSignature checks the signature by one of the pinned keys.

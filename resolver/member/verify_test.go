@@ -94,6 +94,36 @@ func TestForgedAnswersAreRefused(t *testing.T) {
 		{name: "lifetime of 2 bytes", level: nonce, answer: func(question) []byte {
 			return raw(t, stun.BindingError, stun.CodeTryAlternate, alternate, attr(stun.AttrCacheTimeout, 0, 30), stun.Fingerprint)
 		}, want: RefusedMalformed},
+		{name: "lifetime of 0", level: nonce, answer: func(question) []byte {
+			return raw(t, stun.BindingError, stun.CodeTryAlternate, alternate, seconds(0), stun.Fingerprint)
+		}, want: RefusedMalformed},
+		{name: "500 that names nobody", level: nonce, answer: func(question) []byte {
+			return raw(t, stun.BindingError, stun.CodeServerError, seconds(0), stun.Fingerprint)
+		}, want: RefusedError},
+		{name: "draining for a time", level: nonce, answer: func(question) []byte {
+			return raw(t, stun.BindingError, stun.CodeServerError, alternate, seconds(30), stun.Fingerprint)
+		}, want: RefusedMalformed},
+		{name: "draining", level: nonce, answer: func(question) []byte {
+			return raw(t, stun.BindingError, stun.CodeServerError, alternate, seconds(0), stun.Fingerprint)
+		}},
+		{name: "draining, without the MAC", level: psk, answer: func(question) []byte {
+			return raw(t, stun.BindingError, stun.CodeServerError, alternate, seconds(0), stun.Fingerprint)
+		}, want: RefusedNoMAC},
+		{name: "draining, without the signature", level: signed, answer: func(question) []byte {
+			return raw(t, stun.BindingError, stun.CodeServerError, alternate, seconds(0), stun.Fingerprint)
+		}, want: RefusedNoSignature},
+		{name: "the signed answer, said to be draining", level: signed, answer: func(q question) []byte {
+			return asCode(t, answerOf(t, signed.answerer(), q, goldenTime), stun.CodeServerError, seconds(30))
+		}, want: RefusedMalformed},
+		{name: "the signed answer, said to be draining, without its lifetime", level: signed, answer: func(q question) []byte {
+			return asCode(t, answerOf(t, signed.answerer(), q, goldenTime), stun.CodeServerError)
+		}, want: RefusedSignature},
+		{name: "the signed answer of a member that drains, said to serve", level: signed, answer: func(question) []byte {
+			return asCode(t, golden(t, "v6-ed25519-draining"), stun.CodeTryAlternate, seconds(0))
+		}, want: RefusedMalformed},
+		{name: "the signed answer of a member that drains, said to serve, without its lifetime", level: signed, answer: func(question) []byte {
+			return asCode(t, golden(t, "v6-ed25519-draining"), stun.CodeTryAlternate)
+		}, want: RefusedMalformed},
 
 		{name: "downgraded: without the MAC", level: psk, answer: func(q question) []byte { return answerOf(t, nonce.answerer(), atAA(nonce), goldenTime) }, want: RefusedNoMAC},
 		{name: "signed, but without the MAC", level: both, answer: func(q question) []byte { return answerOf(t, signed.answerer(), atAA(signed), goldenTime) }, want: RefusedNoMAC},
@@ -161,6 +191,19 @@ func TestForgedAnswersAreRefused(t *testing.T) {
 			}
 		})
 	}
+}
+
+// asCode gives a signed answer another error, which is not signed, and another
+// lifetime or none.
+func asCode(t *testing.T, datagram []byte, code stun.ErrorCode, lifetime ...stun.Setter) []byte {
+	t.Helper()
+	m := newMessage()
+	if _, err := m.Write(datagram); err != nil {
+		t.Fatal(err)
+	}
+	proof, _ := m.Attributes.Get(attrProof)
+	setters := append([]stun.Setter{stun.BindingError, code, address{stun.AttrAlternateServer, netip.AddrPortFrom(ua6, DefaultPort)}}, lifetime...)
+	return raw(t, append(setters, attr(attrProof, proof.Value...), stun.Fingerprint)...)
 }
 
 // TestRequestCannotBeTurnedToAnotherAA: what a MAC proves includes AA, because

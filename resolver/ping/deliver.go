@@ -34,7 +34,7 @@ func (f *family) deliverProbe(reply echo, from netip.Addr, at time.Time) bool {
 	case wait.replies <- Reply{From: from, RTT: at.Sub(wait.sent)}:
 		return true
 	default:
-		return false // another reply was first
+		return false // many others were before it
 	}
 }
 

@@ -8,6 +8,9 @@ import (
 	"aarptun/resolver/member"
 )
 
+// anybody is believed.
+func anybody(Reply) bool { return true }
+
 // A router with two equal paths hashes the flow label (RFC 6438): the numbers
 // of paths lead to both members.
 func TestPathsLeadToBothMembers(t *testing.T) {
@@ -31,7 +34,7 @@ func TestPathsLeadToBothMembers(t *testing.T) {
 		t.Run(v.name, func(t *testing.T) {
 			s := p.client.socket(v, 0)
 			ask := func(path int) netip.Addr {
-				r, err := s.ProbePath(within(t), aa, path)
+				r, err := s.ProbePath(within(t), aa, path, anybody)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -66,7 +69,7 @@ func TestPathsDifferOnTheWire(t *testing.T) {
 			labels, ids4, ids6 := map[uint32]bool{}, map[uint16]bool{}, map[uint16]bool{}
 			for path := range 16 {
 				for _, to := range []netip.Addr{memberV6, memberV4} {
-					if _, err := s.ProbePath(within(t), to, path); err != nil {
+					if _, err := s.ProbePath(within(t), to, path, anybody); err != nil {
 						t.Fatal(err)
 					}
 				}

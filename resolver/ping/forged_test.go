@@ -115,6 +115,45 @@ func TestForgedReplies(t *testing.T) {
 	})
 }
 
+// The router, on the path, answers first, and is not believed: the member's
+// answer behind it is heard.
+func TestReplyThatIsNotBelieved(t *testing.T) {
+	eachOnPath(t, func(t *testing.T, p path, s *Socket) {
+		member, router := p.member.forger(), p.router.forger()
+		w := p.member.listen()
+		for _, tc := range []struct {
+			ua, client netip.Addr
+			reply      icmp.Type
+		}{{memberV6, clientV6, ipv6.ICMPTypeEchoReply}, {memberV4, clientV4, ipv4.ICMPTypeEchoReply}} {
+			var heard []netip.Addr
+			judged := make(chan struct{}, 100)
+			ctx := within(t)
+			replies := make(chan Reply, 1)
+			go func() {
+				r, err := s.ProbePath(ctx, tc.ua, 0, func(r Reply) bool {
+					heard = append(heard, r.From)
+					judged <- struct{}{}
+					return r.From == tc.ua
+				})
+				if err != nil {
+					t.Error(err)
+				}
+				replies <- r
+			}()
+			asked := w.request(t, tc.ua.Is6())
+			echo := &icmp.Echo{ID: asked.id, Seq: asked.seq, Data: asked.data}
+			for range 3 {
+				router.send(t, tc.client, tc.reply, echo)
+				<-judged
+			}
+			member.send(t, tc.client, tc.reply, echo)
+			if r := <-replies; r.From != tc.ua || len(heard) != 4 || heard[0] == tc.ua {
+				t.Errorf("the answer is from %v; heard %v", r.From, heard)
+			}
+		}
+	})
+}
+
 // Routers quote requests that were never sent, and at last one that was: with
 // the offset of what they did not like.
 func TestForgedErrors(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 	"sync/atomic"
@@ -17,6 +18,10 @@ const nonceSize = 16
 // further one waits twice as long (RFC 8489 section 6.2.1 does the same).
 const firstRetransmit = 250 * time.Millisecond
 
+// maxReplies is how many replies to one probe may wait to be judged. More are
+// a flood, and the probe will be repeated.
+const maxReplies = 16
+
 // Reply is the answer to a probe.
 type Reply struct {
 	From netip.Addr    // who answered, which no one has vouched for
@@ -26,7 +31,7 @@ type Reply struct {
 // probe is one call of [Socket.Probe].
 type probe struct {
 	to       netip.Addr
-	replies  chan Reply                // has room for one; the first reply wins
+	replies  chan Reply                // that wait to be judged
 	evidence atomic.Pointer[PathError] // the last ICMP error about it
 }
 
@@ -42,19 +47,20 @@ type probeWait struct {
 // own, so that the RTT is that of the one that was answered. An ICMP error does
 // not end it, since another member may answer yet.
 func (s *Socket) Probe(ctx context.Context, aa netip.Addr) (Reply, error) {
-	return s.ProbePath(ctx, aa, 0)
+	return s.ProbePath(ctx, aa, 0, func(Reply) bool { return true })
 }
 
 // ProbePath is Probe over what may be another of several equal paths, which
 // routers choose by a hash: with each number the IPv6 flow label (RFC 6438) and,
 // on a raw socket, the ICMP identifier are others. Path 0 leaves the label to
-// the kernel. A retransmission takes the next path.
-func (s *Socket) ProbePath(ctx context.Context, aa netip.Addr, path int) (Reply, error) {
+// the kernel. A retransmission takes the next path. believe says of each reply
+// whether it will do; if not, the wait goes on, and so do the transmissions.
+func (s *Socket) ProbePath(ctx context.Context, aa netip.Addr, path int, believe func(Reply) bool) (Reply, error) {
 	f, err := s.familyOf(aa)
 	if err != nil {
 		return Reply{}, err
 	}
-	p := &probe{to: aa.WithZone(""), replies: make(chan Reply, 1)}
+	p := &probe{to: aa.WithZone(""), replies: make(chan Reply, maxReplies)}
 	var keys []uint64
 	defer func() { f.forgetProbes(keys) }()
 	timer := time.NewTimer(firstRetransmit)
@@ -71,14 +77,29 @@ func (s *Socket) ProbePath(ctx context.Context, aa netip.Addr, path int) (Reply,
 			return Reply{}, err
 		}
 		timer.Reset(wait)
+		if r, err := s.await(ctx, p, timer.C, believe); err != errAskAgain {
+			return r, err
+		}
+	}
+}
+
+// errAskAgain says that nobody has answered yet who is believed.
+var errAskAgain = errors.New("ping: ask again")
+
+// await waits for a reply that is believed.
+func (s *Socket) await(ctx context.Context, p *probe, timeout <-chan time.Time, believe func(Reply) bool) (Reply, error) {
+	for {
 		select {
 		case r := <-p.replies:
-			return r, nil
+			if believe(r) {
+				return r, nil
+			}
 		case <-ctx.Done():
 			return Reply{}, p.unanswered(ctx.Err())
 		case <-s.closed:
 			return Reply{}, ErrClosed
-		case <-timer.C:
+		case <-timeout:
+			return Reply{}, errAskAgain
 		}
 	}
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -28,7 +29,7 @@ const (
 )
 
 // watch looks at a packet towards the client, or away from it.
-type watch func(p ip6, inward bool) (fate, error)
+type watch func(p packet, inward bool) (fate, error)
 
 // held is a frame that waits to be let through.
 type held struct {
@@ -47,7 +48,17 @@ type port struct {
 const (
 	vnet     = 10
 	ethernet = 14
+	etherIP4 = 0x0800
+	etherIP6 = 0x86dd
 )
+
+// etherType is that of a frame, 0 if it is too short for one.
+func etherType(frame []byte) uint16 {
+	if len(frame) < vnet+ethernet {
+		return 0
+	}
+	return binary.BigEndian.Uint16(frame[vnet+12:])
+}
 
 func openPort(name string) (*port, error) {
 	link, err := net.InterfaceByName(name)
@@ -71,7 +82,7 @@ func openPort(name string) (*port, error) {
 }
 
 // run passes frames on until a signal comes. see is called with each packet of
-// IPv6 that passes, before it does, and says what becomes of it.
+// IPv6 or IPv4 that passes, before it does, and says what becomes of it.
 func (b *bump) run(stop <-chan os.Signal, see watch) error {
 	buf := make([]byte, vnet+ethernet+65536)
 	for {
@@ -105,12 +116,12 @@ func (b *bump) pass(from *port, frame []byte, see watch) error {
 	if inward {
 		to = b.inner
 	}
-	if len(frame) >= vnet+ethernet && frame[vnet+12] == 0x86 && frame[vnet+13] == 0xdd {
+	if kind := etherType(frame); kind == etherIP6 || kind == etherIP4 {
 		copy(from.peer[:], frame[vnet+6:])
 		if frame[vnet]&1 == 0 { // no multicast
 			copy(to.peer[:], frame[vnet:])
 		}
-		if p, ok := readIP6(frame[vnet+ethernet:]); ok {
+		if p, ok := readPacket(frame[vnet+ethernet:]); ok {
 			switch what, err := see(p, inward); {
 			case err != nil:
 				return err
@@ -151,7 +162,7 @@ func (p *port) write(frame []byte) error {
 
 // inject sends a packet to the client, as if it came from the network, or to
 // the network as if it came from the client.
-func (b *bump) inject(p ip6, inward bool) error {
+func (b *bump) inject(p packet, inward bool) error {
 	to, like := b.inner, b.outer
 	if !inward {
 		to, like = b.outer, b.inner
@@ -159,6 +170,10 @@ func (b *bump) inject(p ip6, inward bool) error {
 	frame := make([]byte, vnet, vnet+ethernet+ip6Header+len(p.payload))
 	frame = append(frame, to.peer[:]...)
 	frame = append(frame, like.peer[:]...)
-	frame = append(frame, 0x86, 0xdd)
+	kind := uint16(etherIP6)
+	if p.src.Is4() {
+		kind = etherIP4
+	}
+	frame = binary.BigEndian.AppendUint16(frame, kind)
 	return to.write(append(frame, p.bytes()...))
 }

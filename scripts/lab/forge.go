@@ -82,10 +82,10 @@ func addresses(list string) (found []netip.Addr, err error) {
 func (g *forger) flood(n, rate int) error {
 	began, packets := time.Now(), 0
 	for i := range n {
-		batch := []ip6{g.echoReply()}
+		batch := []packet{g.echoReply()}
 		kind := "echo"
 		if i%2 == 1 {
-			batch, kind = []ip6{g.stunAnswer()}, "stun"
+			batch, kind = []packet{g.stunAnswer()}, "stun"
 		}
 		if i%10 == 9 {
 			batch = append(batch, g.icmpError(i/10))
@@ -107,7 +107,7 @@ func (g *forger) flood(n, rate int) error {
 	return nil
 }
 
-func (g *forger) send(p ip6) error {
+func (g *forger) send(p packet) error {
 	to := &unix.SockaddrInet6{Addr: p.dst.As16()}
 	for {
 		err := unix.Sendto(g.fd, p.bytes(), 0, to)
@@ -126,34 +126,34 @@ func (g *forger) bytes(n int) []byte {
 }
 
 // echoReply has a random identifier, sequence number and nonce.
-func (g *forger) echoReply() ip6 {
-	return icmp6(pick(g, g.named), g.client, icmpEchoReply, 0, g.bytes(4), g.bytes(16))
+func (g *forger) echoReply() packet {
+	return icmpPacket(pick(g, g.named), g.client, echoAnswer, g.bytes(4), g.bytes(16))
 }
 
 // stunAnswer comes from where was asked, names somebody else, and has a random
 // transaction id; every fourth is a confirmation.
-func (g *forger) stunAnswer() ip6 {
+func (g *forger) stunAnswer() packet {
 	id, to := [12]byte(g.bytes(12)), netip.AddrPortFrom(g.client, pick(g, g.ports))
 	if g.random.Uint64()%4 == 0 {
-		return udp6(netip.AddrPortFrom(pick(g, g.named), stunPort), to, confirmation(id, to).end())
+		return udpPacket(netip.AddrPortFrom(pick(g, g.named), stunPort), to, confirmation(id, to).end())
 	}
-	return udp6(netip.AddrPortFrom(pick(g, g.aas), stunPort), to, answerNaming(id, pick(g, g.named)).end())
+	return udpPacket(netip.AddrPortFrom(pick(g, g.aas), stunPort), to, answerNaming(id, pick(g, g.named)).end())
 }
 
 // icmpError quotes a probe as it could have been: an echo request with a random
 // nonce, or a STUN request with a random transaction id.
-func (g *forger) icmpError(i int) ip6 {
+func (g *forger) icmpError(i int) packet {
 	aa := pick(g, g.aas)
-	asked := icmp6(g.client, aa, icmpEchoRequest, 0, g.bytes(4), g.bytes(16))
+	asked := icmpPacket(g.client, aa, echoAsk, g.bytes(4), g.bytes(16))
 	if i%2 == 0 {
-		asked = udp6(netip.AddrPortFrom(g.client, pick(g, g.ports)), netip.AddrPortFrom(aa, stunPort),
+		asked = udpPacket(netip.AddrPortFrom(g.client, pick(g, g.ports)), netip.AddrPortFrom(aa, stunPort),
 			newSTUN(bindRequest, [12]byte(g.bytes(12))).add(attrAnycast, plainAddress(netip.AddrPortFrom(aa, 0))).end())
 	}
 	switch i % 3 {
 	case 0:
-		return icmp6(aa, g.client, icmpUnreachable, codePort, make([]byte, 4), asked.bytes())
+		return icmpPacket(aa, g.client, portUnreachable, make([]byte, 4), asked.bytes())
 	case 1:
-		return icmp6(pick(g, g.named), g.client, icmpUnreachable, 0, make([]byte, 4), asked.bytes())
+		return icmpPacket(pick(g, g.named), g.client, noRoute, make([]byte, 4), asked.bytes())
 	}
-	return icmp6(pick(g, g.named), g.client, icmpTooBig, 0, []byte{0, 0, 5, 0}, asked.bytes()) // MTU 1280
+	return icmpPacket(pick(g, g.named), g.client, tooBig, []byte{0, 0, 5, 0}, asked.bytes()) // MTU 1280
 }

@@ -26,7 +26,7 @@ type liar struct {
 	keys    stolen
 
 	answer []byte            // the last true one, to be replayed
-	reply  ip6               // likewise
+	reply  packet            // likewise
 	turned map[[12]byte]bool // transactions that were carried to another AA
 	told   map[string]int    // lies that were sent to the client
 }
@@ -46,6 +46,8 @@ var lies = []string{
 	"bad-sign",    // the same, and claims that the key is the pinned one
 	"flip",        // the member's answer, one bit of its proof changed, then the answer itself
 	"rename",      // the member's answer, its UA changed, all else kept
+	"recode",      // the member's answer, its error changed to that of one that drains
+	"draining",    // an answer of its own making that says that the named one drains, with no proof
 	"strip",       // the member's answer, its proof taken away
 	"expired",     // an answer that the member's own key has signed, for a time that is over
 	"replay",      // an earlier answer
@@ -54,7 +56,7 @@ var lies = []string{
 	"turn",        // the question itself, carried to another AA
 	"unreachable", // port unreachable, from AA
 	"unasked",     // an echo reply, while only STUN is asked
-	"echo-name", "echo-replay", "echo-other",
+	"echo-name", "echo-self", "echo-replay", "echo-other",
 }
 
 // intercept runs until SIGTERM and then prints what it has told.

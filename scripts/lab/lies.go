@@ -13,12 +13,12 @@ type question struct {
 	from, to netip.AddrPort
 	id       [12]byte
 	message  []byte
-	packet   ip6
+	packet   packet
 }
 
 // see tells the lies that go with a packet. The client hears a lie before the
 // packet, or what comes of it, passes.
-func (l *liar) see(p ip6, inward bool) (fate, error) {
+func (l *liar) see(p packet, inward bool) (fate, error) {
 	from, to, data, ok := p.ports()
 	kind := stunKind(data)
 	switch {
@@ -26,15 +26,15 @@ func (l *liar) see(p ip6, inward bool) (fate, error) {
 		return l.asked(question{from, to, stunID(data), data, p})
 	case ok && !inward && kind == bindRequest && l.confirm && to == netip.AddrPortFrom(l.name, stunPort):
 		l.told["confirmed"]++
-		return drop, l.inject(udp6(to, from, confirmation(stunID(data), from).end()), true)
+		return drop, l.inject(udpPacket(to, from, confirmation(stunID(data), from).end()), true)
 	case ok && inward && kind == bindError && from == netip.AddrPortFrom(l.aa, stunPort):
 		return let, l.answered(from, to, data)
 	case ok && inward && kind == bindError && from == netip.AddrPortFrom(l.other, stunPort) && l.turned[stunID(data)]:
 		return l.turnedAnswer(to, data)
-	case p.proto == protoICMP6 && len(p.payload) >= 8 && !inward && p.payload[0] == icmpEchoRequest && p.dst == l.aa:
+	case !inward && p.is(echoAsk) && p.dst == l.aa:
 		return l.pinged(p)
-	case p.proto == protoICMP6 && len(p.payload) >= 8 && inward && p.payload[0] == icmpEchoReply:
-		l.reply = ip6{p.src, p.dst, p.proto, bytes.Clone(p.payload)}
+	case inward && p.is(echoAnswer):
+		l.reply = packet{p.src, p.dst, p.proto, bytes.Clone(p.payload)}
 		if l.tells("echo-other") {
 			l.told["echo-other"]++
 			defer l.releaseAll()
@@ -48,7 +48,7 @@ func (l *liar) tells(lie string) bool { return slices.Contains(l.lies, lie) }
 // say sends an answer of AA's to the client.
 func (l *liar) say(lie string, to netip.AddrPort, message []byte) error {
 	l.told[lie]++
-	return l.inject(udp6(netip.AddrPortFrom(l.aa, stunPort), to, message), true)
+	return l.inject(udpPacket(netip.AddrPortFrom(l.aa, stunPort), to, message), true)
 }
 
 // asked tells the lies that need no more than the question.
@@ -59,6 +59,8 @@ func (l *liar) asked(q question) (fate, error) {
 		switch lie {
 		case "name":
 			message = answerNaming(q.id, l.name).end()
+		case "draining":
+			message = drainingAnswer(q.id, l.name).end()
 		case "bad-mac":
 			message = answerNaming(q.id, l.name).mac([]byte("a secret that the liar has guessed")).end()
 		case "bad-key":
@@ -83,12 +85,12 @@ func (l *liar) asked(q question) (fate, error) {
 			}
 		case "unreachable":
 			l.told[lie]++
-			if err := l.inject(icmp6(l.aa, q.from.Addr(), icmpUnreachable, codePort, make([]byte, 4), q.packet.bytes()), true); err != nil {
+			if err := l.inject(icmpPacket(l.aa, q.from.Addr(), portUnreachable, make([]byte, 4), q.packet.bytes()), true); err != nil {
 				return drop, err
 			}
 		case "unasked":
 			l.told[lie]++
-			if err := l.inject(icmp6(l.name, q.from.Addr(), icmpEchoReply, 0, make([]byte, 4), q.id[:], make([]byte, 4)), true); err != nil {
+			if err := l.inject(icmpPacket(l.name, q.from.Addr(), echoAnswer, make([]byte, 4), q.id[:], make([]byte, 4)), true); err != nil {
 				return drop, err
 			}
 		}
@@ -115,7 +117,7 @@ func (l *liar) turn(q question, about bool) error {
 	}
 	l.turned[q.id] = true
 	l.told["turned"]++
-	return l.inject(udp6(q.from, netip.AddrPortFrom(l.other, stunPort), message), false)
+	return l.inject(udpPacket(q.from, netip.AddrPortFrom(l.other, stunPort), message), false)
 }
 
 // turnedAnswer passes another AA's answer on as this one's, and only then lets
@@ -144,6 +146,10 @@ func (l *liar) answered(from, to netip.AddrPort, message []byte) error {
 			changed = bytes.Clone(message)
 			copy(attribute(changed, attrAlternate), plainAddress(netip.AddrPortFrom(l.name, stunPort)))
 			changed = mend(changed)
+		case "recode":
+			changed = bytes.Clone(message)
+			copy(attribute(changed, attrErrorCode), []byte{0, 0, 5, 0})
+			changed = mend(changed)
 		case "strip":
 			w := newSTUN(bindError, stunID(message))
 			for _, kind := range []uint16{attrErrorCode, attrAlternate, attrLifetime} {
@@ -161,16 +167,19 @@ func (l *liar) answered(from, to netip.AddrPort, message []byte) error {
 }
 
 // pinged tells the lies about an echo request.
-func (l *liar) pinged(p ip6) (fate, error) {
+func (l *liar) pinged(p packet) (fate, error) {
 	switch {
 	case l.tells("echo-name"):
 		l.told["echo-name"]++
-		return let, l.inject(icmp6(l.name, p.src, icmpEchoReply, 0, p.payload[4:]), true)
+		return let, l.inject(icmpPacket(l.name, p.src, echoAnswer, p.payload[4:]), true)
+	case l.tells("echo-self"):
+		l.told["echo-self"]++
+		return let, l.inject(icmpPacket(l.aa, p.src, echoAnswer, p.payload[4:]), true)
 	case l.tells("echo-replay") && l.reply.payload != nil:
 		l.told["echo-replay"]++
 		return let, l.inject(l.reply, true)
 	case l.tells("echo-other"):
-		return hold, l.inject(icmp6(p.src, l.other, icmpEchoRequest, 0, p.payload[4:]), false)
+		return hold, l.inject(icmpPacket(p.src, l.other, echoAsk, p.payload[4:]), false)
 	}
 	return let, nil
 }

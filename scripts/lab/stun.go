@@ -106,7 +106,11 @@ func mend(b []byte) []byte {
 
 // plainAddress is the value of MAPPED-ADDRESS and of those like it.
 func plainAddress(a netip.AddrPort) []byte {
-	v := binary.BigEndian.AppendUint16([]byte{0, 2}, a.Port())
+	family := byte(2)
+	if a.Addr().Is4() {
+		family = 1
+	}
+	v := binary.BigEndian.AppendUint16([]byte{0, family}, a.Port())
 	return append(v, a.Addr().AsSlice()...)
 }
 
@@ -116,12 +120,18 @@ func answerNaming(id [12]byte, ua netip.Addr) *writer {
 		add(attrAlternate, plainAddress(netip.AddrPortFrom(ua, stunPort))).add(attrLifetime, []byte{0, 0, 0, 30})
 }
 
+// drainingAnswer begins one that says that ua takes no new flows.
+func drainingAnswer(id [12]byte, ua netip.Addr) *writer {
+	return newSTUN(bindError, id).add(attrErrorCode, []byte("\x00\x00\x05\x00Server Error")).
+		add(attrAlternate, plainAddress(netip.AddrPortFrom(ua, stunPort))).add(attrLifetime, make([]byte, 4))
+}
+
 // confirmation begins a confirmation of a UA's.
 func confirmation(id [12]byte, asker netip.AddrPort) *writer {
 	v := plainAddress(asker)
 	mask := append([]byte{0x21, 0x12, 0xa4, 0x42}, id[:]...)
 	v[2], v[3] = v[2]^mask[0], v[3]^mask[1]
-	for i := range mask {
+	for i := range v[4:] {
 		v[4+i] ^= mask[i]
 	}
 	return newSTUN(bindSuccess, id).add(attrXORMapped, v).add(attrLifetime, []byte{0, 0, 0, 30})
