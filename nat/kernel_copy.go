@@ -27,12 +27,20 @@ func (c *kernelTCP) TryWrite(b []byte) (n int, err error) {
 	return n, nil
 }
 
-// MoveTo implements [OutsideTCP].
+// MoveTo implements [OutsideTCP]. What comes after the length was asked for is an
+// event, so the socket need not be found empty.
 func (c *kernelTCP) MoveTo(w TryReaderFrom) error {
+	if !c.news.Swap(false) {
+		return nil
+	}
 	for {
 		ready := readable(c.fd)
+		all := ready <= mostTaken
 		if ready == 0 {
-			// Nothing, FIN or RST; or urgent data, which is not counted alone.
+			if c.events.Load()&(syscall.EPOLLRDHUP|syscall.EPOLLHUP|syscall.EPOLLERR|syscall.EPOLLPRI) == 0 {
+				return nil
+			}
+			// FIN or RST; or urgent data, which is not counted alone.
 			var err error
 			if ready, err = peek(c.fd); err == syscall.EAGAIN {
 				return nil
@@ -42,8 +50,8 @@ func (c *kernelTCP) MoveTo(w TryReaderFrom) error {
 				return io.EOF
 			}
 		}
-		c.source = socketReader{fd: c.fd}
 		ready = min(ready, mostTaken)
+		c.source = socketReader{fd: c.fd}
 		n, err := w.TryReadFrom(&c.source, ready)
 		if err != nil {
 			return err
@@ -52,6 +60,10 @@ func (c *kernelTCP) MoveTo(w TryReaderFrom) error {
 			return fmt.Errorf("nat: read: %w", c.source.err)
 		}
 		if n < ready {
+			c.news.Store(true) // it is not all taken
+			return nil
+		}
+		if all && c.events.Load()&syscall.EPOLLRDHUP == 0 {
 			return nil
 		}
 	}

@@ -144,7 +144,7 @@ func (c *kernelTCP) awaitConnected(ctx context.Context) error {
 	// A near member has answered by now: what it sends is received while we send.
 	if tcpState(c.fd) == tcpSynSent {
 		happened := make(chan struct{}, 1)
-		c.Watch(func() {
+		c.Watch(func(bool) {
 			select {
 			case happened <- struct{}{}:
 			default:

@@ -16,18 +16,20 @@ type kernelTCP struct {
 	id     uint64 // given by the poller
 	source socketReader
 
-	notify atomic.Pointer[func()]
+	notify atomic.Pointer[func(free bool)]
 	events atomic.Uint32 // all that were seen
+	news   atomic.Bool   // there may be something to read: it has not been looked for since an event
 }
 
 // Watch implements [Leg].
-func (c *kernelTCP) Watch(notify func()) { c.notify.Store(&notify) }
+func (c *kernelTCP) Watch(notify func(free bool)) { c.notify.Store(&notify) }
 
 // happened is called by the poller.
-func (c *kernelTCP) happened(events uint32) {
+func (c *kernelTCP) happened(events uint32, free bool) {
 	c.events.Or(events)
+	c.news.Store(true)
 	if notify := c.notify.Load(); notify != nil {
-		(*notify)()
+		(*notify)(free)
 	}
 }
 

@@ -21,8 +21,8 @@ type poller struct {
 }
 
 const (
-	pollerEvents = syscall.EPOLLIN | syscall.EPOLLOUT | syscall.EPOLLRDHUP | 1<<31 // EPOLLET, which package syscall has as a negative number
-	wakeID       = 1<<64 - 1                                                       // no socket has it
+	pollerEvents = syscall.EPOLLIN | syscall.EPOLLOUT | syscall.EPOLLRDHUP | syscall.EPOLLPRI | 1<<31 // EPOLLET, which package syscall has as a negative number
+	wakeID       = 1<<64 - 1                                                                          // no socket has it
 )
 
 func newPoller() (*poller, error) {
@@ -112,7 +112,7 @@ func (p *poller) run(ctx context.Context) error {
 		p.find(events[:n], whose)
 		for i := range n {
 			if whose[i] != nil {
-				whose[i].happened(events[i].Events)
+				whose[i].happened(events[i].Events, i == n-1) // the others need not wait for that one
 			}
 		}
 	}

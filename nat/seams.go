@@ -12,9 +12,10 @@ import (
 type Leg interface {
 	// Watch has notify called from now on, from any goroutine, whenever there
 	// may be something to read, or room to write again, or the leg has failed.
-	// notify does not wait, and does not call the leg. What has happened
-	// before may go unsaid.
-	Watch(notify func())
+	// What has happened before may go unsaid. notify does not wait; it calls
+	// the legs of its flow only if free says that the caller has nothing
+	// better to do and holds no lock.
+	Watch(notify func(free bool))
 
 	// Failed reports whether the connection has been reset or has failed. To
 	// have ended with FIN both ways is neither.

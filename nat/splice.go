@@ -118,13 +118,13 @@ func (t *Translator) newSplice(f *flow, inside InsideTCP, outside OutsideTCP, en
 func (s *splice) start() {
 	s.inside.Watch(s.turn.notify)
 	s.outside.Watch(s.turn.notify)
-	s.turn.notify()
+	s.turn.notify(true)
 }
 
 // cutNow ends the flow with RST both ways, soon.
 func (s *splice) cutNow() {
 	s.cut.Store(true)
-	s.turn.notify()
+	s.turn.notify(false)
 }
 
 // step does what can be done now. more says that there is more, over that the
@@ -213,7 +213,7 @@ func (s *splice) lookForReset() error {
 		}
 		s.stall = time.AfterFunc(stallAfter, func() {
 			s.stallOver.Store(true)
-			s.turn.notify()
+			s.turn.notify(false)
 		})
 		return nil
 	case s.stallOver.Load():

@@ -17,6 +17,8 @@ type table struct {
 
 	mu         sync.Mutex
 	flows      map[Tuple]*flow
+	peak       int           // the most flows since fewer was last called
+	fewer      chan struct{} // has an item when far fewer flows are left than there were
 	count      int // of flows, those that are ending after another took their tuple too
 	udp        int // of those, the UDP flows
 	lastID     uint64
@@ -38,6 +40,7 @@ func newTable(l Limits) *table {
 		openClient: make(map[netip.Addr]int),
 		openAA:     make(map[netip.Addr]int),
 		empty:      make(chan struct{}),
+		fewer:      make(chan struct{}, 1),
 	}
 }
 
@@ -65,6 +68,7 @@ func (t *table) openLocked(tuple Tuple, cut context.CancelFunc) (*flow, error) {
 	}
 	t.lastID++
 	t.count++
+	t.peak = max(t.peak, t.count)
 	f := &flow{tuple: tuple, id: t.lastID, started: time.Now(), cut: cut, opening: true}
 	f.setState(Resolving)
 	t.flows[tuple] = f
@@ -140,11 +144,30 @@ func (t *table) closeLocked(f *flow) {
 		delete(t.flows, f.tuple)
 	}
 	t.count--
+	t.noteFewerLocked()
 	if f.tuple.Proto == UDP {
 		t.udp--
 	}
 	decrement(t.perClient, f.tuple.Client.Addr())
 	t.signalEmptyLocked()
+}
+
+// manyFlows is from how many flows on it is worth while to give memory back.
+const manyFlows = 1000
+
+// noteFewerLocked notes that most flows have gone.
+func (t *table) noteFewerLocked() {
+	if t.peak < manyFlows || t.count > t.peak/4 {
+		return
+	}
+	t.peak = t.count
+	if t.count == 0 {
+		t.flows = make(map[Tuple]*flow) // a map never shrinks
+	}
+	select {
+	case t.fewer <- struct{}{}:
+	default:
+	}
 }
 
 // use enters an Echo flow or finds the one that is there, and counts one more

@@ -131,6 +131,10 @@ func (t *Translator) Run(ctx context.Context) error {
 // Flows returns the flows as they stand now, oldest first.
 func (t *Translator) Flows() []FlowInfo { return t.table.snapshot() }
 
+// Fewer has an item when far fewer flows are left than there were, many: it is
+// time to give their memory back.
+func (t *Translator) Fewer() <-chan struct{} { return t.table.fewer }
+
 // Refuses reports whether a new flow would be refused now because of a limit.
 // It costs nearly nothing, and is not counted.
 func (t *Translator) Refuses(tuple Tuple) bool {

@@ -22,8 +22,14 @@ const (
 	turnOver           // never runs again
 )
 
-// notify has the turn run, now or once more. It does not wait.
-func (t *turn) notify() {
+// notify has the turn run, or run once more. It does not wait. It runs it by
+// itself if the caller is free to do that, which spares the way through the queue:
+// a request and its response took half as long again without it.
+func (t *turn) notify(free bool) {
+	if free && t.state.CompareAndSwap(turnIdle, turnRunning) {
+		t.run()
+		return
+	}
 	for {
 		switch state := t.state.Load(); state {
 		case turnIdle:

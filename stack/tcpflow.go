@@ -47,9 +47,9 @@ var gatherPool = sync.Pool{New: func() any { return new([gatherRoom]byte) }}
 
 // Watch implements [nat.Leg]. notify is called by netstack, with the endpoint
 // locked.
-func (c *tcpConn) Watch(notify func()) {
+func (c *tcpConn) Watch(notify func(free bool)) {
 	const events = waiter.ReadableEvents | waiter.WritableEvents | waiter.EventHUp | waiter.EventErr
-	c.entry = waiter.NewFunctionEntry(events, func(waiter.EventMask) { notify() })
+	c.entry = waiter.NewFunctionEntry(events, func(waiter.EventMask) { notify(false) })
 	c.queue.EventRegister(&c.entry)
 }
 

@@ -116,7 +116,7 @@ func (h *house) run(ctx context.Context, cfg config.Config, ready func() error) 
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	group, failed := errgroup.WithContext(life)
-	rooms := []func(context.Context) error{h.ping.Run, h.kernel.Run, h.resolver.Run, h.translator.Run, h.stack.Run, h.admin.Run}
+	rooms := []func(context.Context) error{h.ping.Run, h.kernel.Run, h.resolver.Run, h.translator.Run, h.stack.Run, h.admin.Run, h.giveBack}
 	if h.member != nil {
 		rooms = append(rooms, h.member.Run)
 	}

@@ -2,11 +2,14 @@ package daemon
 
 import (
 	"bytes"
+	"context"
 	"math"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"strconv"
 	"syscall"
+	"time"
 
 	"aarptun/nat"
 )
@@ -40,6 +43,29 @@ func raiseFiles() {
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) == nil && limit.Max < nat.EnoughFiles {
 		limit.Cur, limit.Max = nat.EnoughFiles, nat.EnoughFiles
 		_ = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit) // as it was
+	}
+}
+
+// giveBackAfter is how long after most flows have gone their memory is given back:
+// the others may be about to go too.
+const giveBackAfter = 2 * time.Second
+
+// giveBack returns the memory of flows that have gone to the host, which the Go
+// runtime would do over many minutes, and with a ticker of its own.
+func (h *house) giveBack(ctx context.Context) error {
+	for {
+		select {
+		case <-h.translator.Fewer():
+		case <-ctx.Done():
+			return nil
+		}
+		select {
+		case <-time.After(giveBackAfter):
+			runtime.GC() // what is in pools goes in the second collection
+			debug.FreeOSMemory()
+		case <-ctx.Done():
+			return nil
+		}
 	}
 }
 
