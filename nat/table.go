@@ -19,8 +19,8 @@ type table struct {
 	flows      map[Tuple]*flow
 	peak       int           // the most flows since fewer was last called
 	fewer      chan struct{} // has an item when far fewer flows are left than there were
-	count      int // of flows, those that are ending after another took their tuple too
-	udp        int // of those, the UDP flows
+	count      int           // of flows, those that are ending after another took their tuple too
+	udp        int           // of those, the UDP flows
 	lastID     uint64
 	perClient  map[netip.Addr]int
 	opening    int
@@ -153,15 +153,16 @@ func (t *table) closeLocked(f *flow) {
 }
 
 // manyFlows is from how many flows on it is worth while to give memory back.
-const manyFlows = 1000
+const manyFlows = 100
 
 // noteFewerLocked notes that most flows have gone.
 func (t *table) noteFewerLocked() {
-	if t.peak < manyFlows || t.count > t.peak/4 {
+	if t.peak < manyFlows || t.count > t.peak/4 && t.count > 0 {
 		return
 	}
-	t.peak = t.count
+	t.peak = max(t.count, manyFlows) // the rest of them is worth another time
 	if t.count == 0 {
+		t.peak = 0
 		t.flows = make(map[Tuple]*flow) // a map never shrinks
 	}
 	select {
