@@ -16,11 +16,12 @@ import (
 func TestACKBeyondAZeroWindowIsHeard(t *testing.T) {
 	const port, sent = 4000, 100 << 10
 	s, w := start(t, handler{tcp: func(ctx context.Context, _ nat.Tuple, in nat.TCPInside) {
-		c, err := in.Accept(context.Background())
+		accepted, err := in.Accept(context.Background())
 		if err != nil {
 			t.Errorf("Accept: %v", err)
 			return
 		}
+		c := blocking(accepted)
 		defer func() { _ = c.Reset() }()
 		if _, err := c.Write(make([]byte, sent)); err != nil {
 			t.Errorf("write: %v", err)
