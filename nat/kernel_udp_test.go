@@ -1,6 +1,8 @@
 package nat
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"net"
 	"net/netip"
@@ -97,6 +99,160 @@ func TestKernelUDPTooBig(t *testing.T) {
 	}
 	if _, kind, code, info := said.ICMP(); kind != icmp4Unreachable || code != icmp4NeedsFrag || int(info) != lo.MTU {
 		t.Errorf("type %d code %d MTU %d", kind, code, info)
+	}
+}
+
+// udpPeer is a member's socket that hears what the IP headers say, and several
+// datagrams at once if it is asked to.
+type udpPeer struct {
+	*net.UDPConn
+	t testing.TB
+}
+
+func newUDPPeer(t testing.TB, a netip.Addr, joined int) udpPeer {
+	t.Helper()
+	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, 0)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() }) // nothing is buffered in it
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = control(raw, func(fd int) error {
+		return errors.Join(prepareUDP(fd, a.Is4()), syscall.SetsockoptInt(fd, syscall.IPPROTO_UDP, udpGRO, joined))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil { // a lost one must not be waited for
+		t.Fatal(err)
+	}
+	return udpPeer{conn, t}
+}
+
+func (p udpPeer) addr() netip.AddrPort { return p.LocalAddr().(*net.UDPAddr).AddrPort() }
+
+func (p udpPeer) receive() (Datagram, netip.AddrPort) {
+	p.t.Helper()
+	b, oob := make([]byte, maxDatagram), make([]byte, 200)
+	n, oobn, _, from, err := p.ReadMsgUDPAddrPort(b, oob)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	d := received(oob[:oobn])
+	d.Data = b[:n]
+	return d, from
+}
+
+func dialUDP(t testing.TB, k *Kernel, to netip.AddrPort) UDPConn {
+	t.Helper()
+	conn, err := k.DialUDP(t.Context(), to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() }) // as above
+	return conn
+}
+
+// numbered is bytes of which none is like its neighbours.
+func numbered(n int) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(i + i>>8)
+	}
+	return b
+}
+
+// TestKernelUDPSeveralAtOnce sends several datagrams in one call, and receives
+// them, each with what its IP header says.
+func TestKernelUDPSeveralAtOnce(t *testing.T) {
+	const size, count = 1200, 11
+	kernel := newTestKernel(t)
+	data := numbered(size*(count-1) + 100)
+	for _, a := range loopbacks(t) {
+		for _, m := range []Meta{{Hops: 64}, {Class: 0xb9, Hops: 9, Whole: true}, {Class: 4, Hops: 255}} {
+			// To a host that takes them one by one.
+			peer := newUDPPeer(t, a, 0)
+			conn := dialUDP(t, kernel, peer.addr())
+			if err := conn.Send(Datagram{Data: data, Segment: size, Meta: m}); err != nil {
+				t.Fatalf("%v %+v: %v", a, m, err)
+			}
+			for rest := data; len(rest) > 0; {
+				d, _ := peer.receive()
+				want := rest[:min(size, len(rest))]
+				if !bytes.Equal(d.Data, want) || d.Segment != 0 || d.Meta.Class != m.Class || d.Meta.Hops != m.Hops {
+					t.Fatalf("%v: the peer got %d bytes %+v, want %d bytes with %+v", a, len(d.Data), d.Meta, len(want), m)
+				}
+				rest = rest[len(want):]
+			}
+			// One alone behind them must not be taken for several.
+			if err := conn.Send(Datagram{Data: data[:2*size], Meta: m}); err != nil {
+				t.Fatal(err)
+			}
+			if d, _ := peer.receive(); len(d.Data) != 2*size {
+				t.Errorf("%v: one of %d bytes arrived with %d", a, 2*size, len(d.Data))
+			}
+
+			// And to one that takes them so, and answers so.
+			peer = newUDPPeer(t, a, 1)
+			conn = dialUDP(t, kernel, peer.addr())
+			if err := conn.Send(Datagram{Data: data, Segment: size, Meta: m}); err != nil {
+				t.Fatal(err)
+			}
+			d, from := peer.receive()
+			if !bytes.Equal(d.Data, data) || d.Segment != size || d.Meta.Class != m.Class || d.Meta.Hops != m.Hops {
+				t.Errorf("%v: the peer got %d bytes by %d %+v, want %+v", a, len(d.Data), d.Segment, d.Meta, m)
+			}
+			said := binary.NativeEndian.AppendUint16(appendHeader(nil, syscall.IPPROTO_UDP, udpSegment, 2), size)
+			said = append(said, make([]byte, syscall.CmsgSpace(2)-len(said))...)
+			said = appendControl(said, a.Is4(), syscall.IPV6_TCLASS, syscall.IP_TOS, int32(m.Class))
+			said = appendControl(said, a.Is4(), ipv6HopLimit, syscall.IP_TTL, int32(m.Hops))
+			if _, _, err := peer.WriteMsgUDPAddrPort(data, said, from); err != nil {
+				t.Fatal(err)
+			}
+			d, err := conn.Receive()
+			if err != nil || !bytes.Equal(d.Data, data) || d.Segment != size || d.Meta.Class != m.Class || d.Meta.Hops != m.Hops {
+				t.Errorf("%v: received %d bytes by %d %+v, %v; want %+v", a, len(d.Data), d.Segment, d.Meta, err, m)
+			}
+			d.free()
+		}
+	}
+}
+
+// More than the kernel takes at once are refused as a whole: none of them has
+// been sent, and the flow sends them one by one.
+func TestKernelUDPTooManyAtOnce(t *testing.T) {
+	const size, count = 10, 150 // UDP_MAX_SEGMENTS is 64, or 128
+	kernel := newTestKernel(t)
+	for _, a := range loopbacks(t) {
+		peer := newUDPPeer(t, a, 0)
+		conn := dialUDP(t, kernel, peer.addr())
+		d := Datagram{Data: numbered(size * count), Segment: size, Meta: Meta{Class: 8, Hops: 7}}
+		if err := conn.Send(d); err == nil {
+			t.Fatalf("%v: %d at once were sent", a, count)
+		}
+		tr, err := New(Config{Resolver: &fakeResolver{}, Outside: kernel, Pinger: fakePinger(nil)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := tr.table.open(testTuple(UDP, 1, 7), func() {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		u := &udpFlow{t: tr, f: f, out: conn}
+		if err := u.carry(d); err != nil {
+			t.Fatalf("%v: carry: %v", a, err)
+		}
+		for i := range count {
+			if got, _ := peer.receive(); !bytes.Equal(got.Data, d.Data[i*size:(i+1)*size]) || got.Meta.Class != 8 || got.Meta.Hops != 7 {
+				t.Fatalf("%v: datagram %d is % x %+v", a, i, got.Data, got.Meta)
+			}
+		}
+		if s := tr.Stats(); s.BytesOut != size*count || s.UDPDropped != 0 {
+			t.Errorf("stats: %+v", s)
+		}
 	}
 }
 

@@ -24,7 +24,8 @@ type pipe struct {
 	notify     func()
 	toLeg      stream
 	toPeer     stream
-	reset      bool // by either end
+	reset      bool  // by either end
+	cause      error // if it was neither, but this
 	legClosed  bool
 	peerClosed bool
 }
@@ -118,6 +119,8 @@ func (p *pipe) Reset() error {
 // ended is what there is to read for the leg when no byte is.
 func (p *pipe) ended() error {
 	switch {
+	case p.cause != nil:
+		return p.cause
 	case p.reset:
 		return syscall.ECONNRESET
 	case p.toLeg.fin:
@@ -291,6 +294,14 @@ func (f peer) Reset() error {
 	f.p.reset = true
 	f.p.happened()
 	return nil
+}
+
+// fail ends the connection for the leg, as the kernel does when nobody answers.
+func (f peer) fail(cause error) {
+	f.p.mu.Lock()
+	defer f.p.mu.Unlock()
+	f.p.cause, f.p.reset = cause, true
+	f.p.happened()
 }
 
 var (

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -191,5 +192,135 @@ func TestTCPResetAfterFIN(t *testing.T) {
 				t.Errorf("stats: %+v", s)
 			}
 		})
+	}
+}
+
+// A member that dies under a flow is not given to new ones; one that ends the
+// flow is alive, and a client's end says nothing of it.
+func TestTCPSuspectsAMemberThatDied(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		end  func(client, member peer)
+		want []netip.Addr
+	}{
+		{"member does not answer", func(_, m peer) { m.fail(syscall.ETIMEDOUT) }, []netip.Addr{testU1}},
+		{"member is unreachable", func(_, m peer) { m.fail(syscall.EHOSTUNREACH) }, []netip.Addr{testU1}},
+		{"member resets", func(_, m peer) { _ = m.Reset() }, nil},
+		{"client does not answer", func(c, _ peer) { c.fail(syscall.ETIMEDOUT) }, nil},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				members := make(chan peer, 1)
+				n := &fakeNet{serve: map[netip.Addr]serveFunc{testU1: accept(members)}}
+				r := &fakeResolver{members: []netip.Addr{testU1}}
+				tr := newTestTranslator(t, r, n, nil, Limits{})
+				var wg sync.WaitGroup
+				client, member := established(t, tr, t.Context(), testTuple(TCP, 4000, 80), members, &wg)
+				tc.end(client, member)
+				wg.Wait()
+				if got := r.suspected(); !slices.Equal(got, tc.want) {
+					t.Errorf("suspected %v, want %v", got, tc.want)
+				}
+				wantReset(client)
+				wantReset(member)
+			})
+		})
+	}
+}
+
+// TestTCPBytesBeforeARSTArrive: a member's last words reach a client that reads
+// slowly, and then its RST.
+func TestTCPBytesBeforeARSTArrive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		members := make(chan peer, 1)
+		n := &fakeNet{serve: map[netip.Addr]serveFunc{testU1: accept(members)}}
+		tr := newTestTranslator(t, &fakeResolver{members: []netip.Addr{testU1}}, n, nil, Limits{})
+		var wg sync.WaitGroup
+		client, member := established(t, tr, t.Context(), testTuple(TCP, 4000, 80), members, &wg)
+		if _, err := member.Write(make([]byte, 2*pipeRoom)); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait() // both legs are full
+		_ = member.Reset()
+		got := 0
+		for b := make([]byte, 512); ; {
+			n, err := client.Read(b)
+			got += n
+			if err != nil {
+				if !errors.Is(err, syscall.ECONNRESET) {
+					t.Errorf("the client read %v", err)
+				}
+				break
+			}
+			time.Sleep(stallAfter - 1) // slow, but not stalled
+		}
+		if got != 2*pipeRoom {
+			t.Errorf("the client got %d bytes of %d", got, 2*pipeRoom)
+		}
+		wg.Wait()
+	})
+}
+
+// endless is a leg that always has more.
+type endless struct {
+	insideLeg
+	turns int
+}
+
+// MoveTo implements [InsideTCP].
+func (e *endless) MoveTo(w TryWriter) error {
+	e.turns++
+	for b := make([]byte, 100_000); ; {
+		if n, err := w.TryWrite(b); err != nil || n < len(b) {
+			return err
+		}
+	}
+}
+
+// bottomless is a leg that takes all.
+type bottomless struct{ outsideLeg }
+
+// TryWrite implements [TryWriter].
+func (bottomless) TryWrite(b []byte) (int, error) { return len(b), nil }
+
+// A flow that could go on for ever lets the others have their turns.
+func TestSpliceHasABudget(t *testing.T) {
+	tr, err := New(Config{Resolver: &fakeResolver{}, Outside: &fakeNet{}, Pinger: fakePinger(nil)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := tr.table.open(testTuple(TCP, 1, 80), func() {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := &endless{insideLeg: insideLeg{newPipe(true)}}
+	s := tr.newSplice(f, in, bottomless{outsideLeg{newPipe(false)}}, func(error) { t.Error("the flow has ended") })
+	for turn := range uint64(3) {
+		more, over := s.step()
+		if got := f.sent.Load(); !more || over || got != (turn+1)*stepBudget || in.turns != int(turn+1) {
+			t.Errorf("after turn %d: %d bytes, more %v, over %v", turn+1, got, more, over)
+		}
+	}
+}
+
+func BenchmarkSplice(b *testing.B) {
+	tr, err := New(Config{Resolver: &fakeResolver{}, Outside: &fakeNet{}, Pinger: fakePinger(nil)})
+	if err != nil {
+		b.Fatal(err)
+	}
+	f, err := tr.table.open(testTuple(TCP, 1, 80), func() {})
+	if err != nil {
+		b.Fatal(err)
+	}
+	p := newPipe(true)
+	data := make([]byte, 1000)
+	s := tr.newSplice(f, insideLeg{p}, bottomless{outsideLeg{newPipe(false)}}, func(error) {})
+	b.SetBytes(int64(len(data)))
+	b.ReportAllocs()
+	for b.Loop() {
+		p.toLeg.b = append(p.toLeg.b[:0], data...)
+		if _, over := s.step(); over {
+			b.Fatal("the flow has ended")
+		}
 	}
 }
