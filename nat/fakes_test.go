@@ -2,8 +2,6 @@ package nat
 
 import (
 	"context"
-	"errors"
-	"io"
 	"net"
 	"net/netip"
 	"slices"
@@ -31,52 +29,11 @@ func testTuple(p Proto, clientPort, port uint16) Tuple {
 	}
 }
 
-// leg is one end of an in-memory connection with half-close and reset, as TCP
-// has them. It blocks on channels only, so synctest can see it wait.
-type leg struct {
-	r    *io.PipeReader
-	w    *io.PipeWriter
-	gone *dropped
-}
-
-// dropped is closed when either end has been reset.
-type dropped struct {
-	once sync.Once
-	c    chan struct{}
-}
-
-func newLegs() (a, b leg) {
-	r1, w1 := io.Pipe()
-	r2, w2 := io.Pipe()
-	gone := &dropped{c: make(chan struct{})}
-	return leg{r1, w2, gone}, leg{r2, w1, gone}
-}
-
-func (l leg) Read(p []byte) (int, error)  { return l.r.Read(p) }
-func (l leg) Write(p []byte) (int, error) { return l.w.Write(p) }
-
-func (l leg) WriteTo(w io.Writer) (int64, error) { return io.Copy(w, struct{ io.Reader }{l.r}) }
-func (l leg) CloseWrite() error                  { return l.w.Close() }
-func (l leg) Close() error                       { return errors.Join(l.w.Close(), l.r.Close()) }
-func (l leg) Reset() error {
-	l.gone.once.Do(func() { close(l.gone.c) })
-	return errors.Join(l.w.CloseWithError(syscall.ECONNRESET), l.r.CloseWithError(syscall.ECONNRESET))
-}
-
-func (l leg) AwaitReset(stop <-chan struct{}) bool {
-	select {
-	case <-l.gone.c:
-		return true
-	case <-stop:
-		return false
-	}
-}
-
 // fakeTCP is a client's SYN. The client's end of the connection is there once
 // accepted is closed; told holds the answer otherwise.
 type fakeTCP struct {
-	client    leg
-	inside    leg
+	client    peer
+	inside    insideLeg
 	accepted  chan struct{}
 	told      chan Refusal
 	acceptErr error
@@ -84,11 +41,11 @@ type fakeTCP struct {
 }
 
 func newFakeTCP() *fakeTCP {
-	client, inside := newLegs()
-	return &fakeTCP{client: client, inside: inside, accepted: make(chan struct{}), told: make(chan Refusal, 1)}
+	p := newPipe(true)
+	return &fakeTCP{client: peer{p}, inside: insideLeg{p}, accepted: make(chan struct{}), told: make(chan Refusal, 1)}
 }
 
-func (s *fakeTCP) Accept(ctx context.Context) (TCPConn, error) {
+func (s *fakeTCP) Accept(ctx context.Context) (InsideTCP, error) {
 	if s.absent {
 		<-ctx.Done()
 		return nil, ctx.Err()
@@ -149,7 +106,7 @@ func (r *fakeResolver) suspected() []netip.Addr {
 }
 
 type (
-	serveFunc = func(context.Context) (TCPConn, error)
+	serveFunc = func(context.Context) (OutsideTCP, error)
 
 	// fakeNet is where the members live: what dialling each of them does.
 	fakeNet struct {
@@ -161,7 +118,7 @@ type (
 	}
 )
 
-func (n *fakeNet) DialTCP(ctx context.Context, ua netip.AddrPort, m Meta) (TCPConn, error) {
+func (n *fakeNet) DialTCP(ctx context.Context, ua netip.AddrPort, m Meta) (OutsideTCP, error) {
 	n.mu.Lock()
 	n.dialed, n.class = append(n.dialed, ua), m.Class
 	serve := n.serve[ua.Addr()]
@@ -174,21 +131,21 @@ func (n *fakeNet) DialTCP(ctx context.Context, ua netip.AddrPort, m Meta) (TCPCo
 
 func (n *fakeNet) DialUDP(context.Context, netip.AddrPort) (UDPConn, error) { return n.udp, nil }
 
-func refuse(context.Context) (TCPConn, error) {
+func refuse(context.Context) (OutsideTCP, error) {
 	return nil, &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
 }
 
-func silent(ctx context.Context) (TCPConn, error) {
+func silent(ctx context.Context) (OutsideTCP, error) {
 	<-ctx.Done()
 	return nil, &net.OpError{Op: "dial", Err: ctx.Err()}
 }
 
 // accept hands the member's end of each connection to members.
-func accept(members chan<- leg) serveFunc {
-	return func(context.Context) (TCPConn, error) {
-		outside, member := newLegs()
-		members <- member
-		return outside, nil
+func accept(members chan<- peer) serveFunc {
+	return func(context.Context) (OutsideTCP, error) {
+		p := newPipe(false)
+		members <- peer{p}
+		return outsideLeg{p}, nil
 	}
 }
 
@@ -198,7 +155,8 @@ func (p fakePinger) Echo(ctx context.Context, ua netip.Addr, _ uint8, _ bool, da
 	return p(ctx, ua, data)
 }
 
-func newTestTranslator(t *testing.T, r Resolver, n *fakeNet, p Pinger, l Limits) *Translator {
+// newTestTranslator returns a translator that runs until the test ends.
+func newTestTranslator(t testing.TB, r Resolver, n *fakeNet, p Pinger, l Limits) *Translator {
 	t.Helper()
 	if p == nil {
 		p = fakePinger(func(context.Context, netip.Addr, []byte) ([]byte, error) { return nil, syscall.ENETUNREACH })
@@ -207,5 +165,14 @@ func newTestTranslator(t *testing.T, r Resolver, n *fakeNet, p Pinger, l Limits)
 	if err != nil {
 		t.Fatal(err)
 	}
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- tr.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
 	return tr
 }

@@ -1,15 +1,14 @@
 package nat
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -18,9 +17,9 @@ import (
 
 func TestTCPDialsBeforeTheClientIsAnswered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		members := make(chan leg, 1)
+		members := make(chan peer, 1)
 		release := make(chan struct{})
-		n := &fakeNet{serve: map[netip.Addr]serveFunc{testU1: func(ctx context.Context) (TCPConn, error) {
+		n := &fakeNet{serve: map[netip.Addr]serveFunc{testU1: func(ctx context.Context) (OutsideTCP, error) {
 			<-release
 			return accept(members)(ctx)
 		}}}
@@ -70,7 +69,7 @@ func TestTCPRejections(t *testing.T) {
 		{name: "nobody answers", resolve: errNoAnswer, want: Unreachable},
 		{name: "both refuse", u1: refuse, u2: refuse, members: []netip.Addr{testU1, testU2}, want: Refused, suspects: []netip.Addr{testU1, testU2}},
 		{name: "silent, then refused", u1: silent, u2: refuse, members: []netip.Addr{testU1, testU2}, want: Refused, after: 2 * time.Second, suspects: []netip.Addr{testU1, testU2}},
-		{name: "out of descriptors", u1: func(context.Context) (TCPConn, error) { return nil, syscall.EMFILE },
+		{name: "out of descriptors", u1: func(context.Context) (OutsideTCP, error) { return nil, syscall.EMFILE },
 			members: []netip.Addr{testU1}, want: Busy},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -100,7 +99,7 @@ func TestTCPRejections(t *testing.T) {
 
 func TestTCPRetriesOnAFreshMember(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		members := make(chan leg, 1)
+		members := make(chan peer, 1)
 		n := &fakeNet{serve: map[netip.Addr]serveFunc{testU1: refuse, testU2: accept(members)}}
 		r := &fakeResolver{members: []netip.Addr{testU1, testU2}}
 		tr := newTestTranslator(t, r, n, nil, Limits{})
@@ -147,7 +146,7 @@ func TestTCPClientGivesUpDuringTheDial(t *testing.T) {
 
 func TestTCPHandshakeNotCompleted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		members := make(chan leg, 1)
+		members := make(chan peer, 1)
 		n := &fakeNet{serve: map[netip.Addr]serveFunc{testU1: accept(members)}}
 		tr := newTestTranslator(t, &fakeResolver{members: []netip.Addr{testU1}}, n, nil, Limits{})
 		syn := newFakeTCP()
@@ -160,7 +159,7 @@ func TestTCPHandshakeNotCompleted(t *testing.T) {
 }
 
 // established returns a running flow with both far ends.
-func established(t *testing.T, tr *Translator, ctx context.Context, tuple Tuple, members <-chan leg, wg *sync.WaitGroup) (client, member leg) {
+func established(t *testing.T, tr *Translator, ctx context.Context, tuple Tuple, members <-chan peer, wg *sync.WaitGroup) (client, member peer) {
 	t.Helper()
 	syn := newFakeTCP()
 	wg.Go(func() { tr.ServeTCP(ctx, tuple, syn) })
@@ -172,7 +171,7 @@ func established(t *testing.T, tr *Translator, ctx context.Context, tuple Tuple,
 func TestTCPHandshakeIsNotWaitedForLong(t *testing.T) {
 	for _, stopped := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
-			members := make(chan leg, 1)
+			members := make(chan peer, 1)
 			n := &fakeNet{serve: map[netip.Addr]serveFunc{testU1: accept(members)}}
 			tr := newTestTranslator(t, &fakeResolver{members: []netip.Addr{testU1}}, n, nil, Limits{})
 			syn := newFakeTCP()
@@ -198,115 +197,9 @@ func TestTCPHandshakeIsNotWaitedForLong(t *testing.T) {
 	}
 }
 
-func TestTCPEndings(t *testing.T) {
-	for _, tc := range []struct {
-		name  string
-		end   func(client, member leg)
-		reset bool
-	}{
-		{"both FIN", func(c, m leg) { _ = c.CloseWrite(); drainTo(m); _ = m.CloseWrite(); drainTo(c) }, false},
-		{"client resets", func(c, m leg) { reset(c); wantReset(m) }, true},
-		{"member resets", func(c, m leg) { reset(m); wantReset(c) }, true},
-		{"client FIN, member resets", func(c, m leg) { _ = c.CloseWrite(); drainTo(m); reset(m); wantReset(c) }, true},
-		{"member FIN, client resets while it sends", func(c, m leg) { _ = m.CloseWrite(); drainTo(c); reset(c); wantReset(m) }, true},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				members := make(chan leg, 1)
-				n := &fakeNet{serve: map[netip.Addr]serveFunc{testU1: accept(members)}}
-				tr := newTestTranslator(t, &fakeResolver{members: []netip.Addr{testU1}}, n, nil, Limits{})
-				var wg sync.WaitGroup
-				client, member := established(t, tr, t.Context(), testTuple(TCP, 4000, 80), members, &wg)
-				tc.end(client, member)
-				wg.Wait()
-				if got := tr.Stats().Reset == 1; got != tc.reset {
-					t.Errorf("ended by reset: %v, want %v", got, tc.reset)
-				}
-			})
-		})
-	}
-}
-
-func drainTo(l leg) {
-	if _, err := io.Copy(io.Discard, l); err != nil {
-		panic(fmt.Sprintf("a FIN arrived as %v", err))
-	}
-}
-
-func wantReset(l leg) {
-	if _, err := io.Copy(io.Discard, l); !errors.Is(err, syscall.ECONNRESET) {
-		panic(fmt.Sprintf("a RST arrived as %v", err))
-	}
-}
-
-func TestTCPHalfCloseHasNoDeadline(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		members := make(chan leg, 1)
-		n := &fakeNet{serve: map[netip.Addr]serveFunc{testU1: accept(members)}}
-		tr := newTestTranslator(t, &fakeResolver{members: []netip.Addr{testU1}}, n, nil, Limits{})
-		var wg sync.WaitGroup
-		client, member := established(t, tr, t.Context(), testTuple(TCP, 4000, 80), members, &wg)
-		_ = client.CloseWrite()
-		drainTo(member)
-		synctest.Wait()
-		if got := tr.Flows()[0].State; got != ClientClosed {
-			t.Errorf("state %v, want %v", got, ClientClosed)
-		}
-		time.Sleep(25 * time.Hour)
-		want := bytes.Repeat([]byte("late"), 1000)
-		go func() {
-			_, _ = member.Write(want)
-			_ = member.CloseWrite()
-		}()
-		got, err := io.ReadAll(client)
-		if err != nil || !bytes.Equal(got, want) {
-			t.Errorf("after a day of half-close: %d bytes, %v", len(got), err)
-		}
-		wg.Wait()
-	})
-}
-
-func TestTCPCarriesEveryByteBothWays(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		members := make(chan leg, 1)
-		n := &fakeNet{serve: map[netip.Addr]serveFunc{testU1: accept(members)}}
-		tr := newTestTranslator(t, &fakeResolver{members: []netip.Addr{testU1}}, n, nil, Limits{})
-		var wg sync.WaitGroup
-		client, member := established(t, tr, t.Context(), testTuple(TCP, 4000, 80), members, &wg)
-		for _, way := range []struct{ from, to leg }{{client, member}, {member, client}} {
-			wg.Go(func() { sendRandom(t, way.from, way.to) })
-		}
-		wg.Wait()
-		s := tr.Stats()
-		if s.BytesOut != 3<<20 || s.BytesIn != 3<<20 {
-			t.Errorf("counted %d out, %d in, want %d each", s.BytesOut, s.BytesIn, 3<<20)
-		}
-	})
-}
-
-func sendRandom(t *testing.T, from, to leg) {
-	want := make([]byte, 3<<20)
-	rng := rand.NewChaCha8([32]byte{1})
-	_, _ = rng.Read(want) // never fails
-	go func() {
-		for rest := want; len(rest) > 0; {
-			n := min(len(rest), 1+rand.IntN(100_000))
-			if _, err := from.Write(rest[:n]); err != nil {
-				t.Error(err)
-				break
-			}
-			rest = rest[n:]
-		}
-		_ = from.CloseWrite()
-	}()
-	if got, err := io.ReadAll(to); err != nil || !bytes.Equal(got, want) {
-		t.Errorf("got %d bytes, %v", len(got), err)
-	}
-}
-
 func TestTCPManyFlowsKeepTheirMember(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m1, m2 := make(chan leg, 1), make(chan leg, 1)
+		m1, m2 := make(chan peer, 1), make(chan peer, 1)
 		n := &fakeNet{serve: map[netip.Addr]serveFunc{testU1: accept(m1), testU2: accept(m2)}}
 		r := &fakeResolver{members: []netip.Addr{testU1, testU2}}
 		tr := newTestTranslator(t, r, n, nil, Limits{})
@@ -318,7 +211,7 @@ func TestTCPManyFlowsKeepTheirMember(t *testing.T) {
 		if flows[0].Member != testU1 || flows[1].Member != testU2 {
 			t.Errorf("members: %v, %v", flows[0].Member, flows[1].Member)
 		}
-		for _, l := range []leg{c1, far1, c2, far2} {
+		for _, l := range []peer{c1, far1, c2, far2} {
 			closeQuietly(l)
 		}
 		wg.Wait()
@@ -327,7 +220,7 @@ func TestTCPManyFlowsKeepTheirMember(t *testing.T) {
 
 func TestDrainWaitsThenCuts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		members := make(chan leg, 1)
+		members := make(chan peer, 1)
 		n := &fakeNet{serve: map[netip.Addr]serveFunc{testU1: accept(members)}}
 		tr := newTestTranslator(t, &fakeResolver{members: []netip.Addr{testU1}}, n, nil, Limits{})
 		var wg sync.WaitGroup
@@ -361,75 +254,96 @@ func TestDrainWaitsThenCuts(t *testing.T) {
 	})
 }
 
-// TestTCPResetReachesAStalledReceiver: the sender's RST must end the other leg
-// also while that one takes nothing, when nobody reads from the sender.
-func TestTCPResetReachesAStalledReceiver(t *testing.T) {
-	for _, who := range []string{"client", "member"} {
-		synctest.Test(t, func(t *testing.T) {
-			members := make(chan leg, 1)
-			n := &fakeNet{serve: map[netip.Addr]serveFunc{testU1: accept(members)}}
-			tr := newTestTranslator(t, &fakeResolver{members: []netip.Addr{testU1}}, n, nil, Limits{})
-			syn := newFakeTCP()
-			var wg sync.WaitGroup
-			wg.Go(func() { tr.ServeTCP(t.Context(), testTuple(TCP, 4000, 80), syn) })
-			<-syn.accepted
-			sender, receiver := syn.client, <-members
-			if who == "member" {
-				sender, receiver = receiver, sender
-			}
-			if _, err := sender.Write([]byte("more than is ever read")); err != nil {
-				t.Fatal(err)
-			}
-			time.Sleep(time.Hour) // a stall is no reason to end a flow
-			if n := len(tr.Flows()); n != 1 {
-				t.Fatalf("%d flows after an hour of stall", n)
-			}
-			start := time.Now()
-			_ = sender.Reset()
-			wg.Wait()
-			if took := time.Since(start); took > stallAfter {
-				t.Errorf("the flow lived on for %v", took)
-			}
-			if _, err := receiver.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
-				t.Errorf("the receiver read %v", err)
-			}
-			if n.class != 0xb8 {
-				t.Errorf("the member was dialled with class %#x", n.class)
-			}
+// detached is a client's SYN that needs no goroutine for the life of its flow.
+type detached struct {
+	*fakeTCP
+	ends atomic.Int32
+}
+
+// Detach implements [Detacher].
+func (d *detached) Detach() (ended func()) { return func() { d.ends.Add(1) } }
+
+// TestTCPDetached: ServeTCP returns once the flow is established, and its end is
+// told once, however it comes.
+func TestTCPDetached(t *testing.T) {
+	for name, end := range map[string]func(tr *Translator, client, member peer){
+		"both FIN":      func(_ *Translator, c, m peer) { _ = c.CloseWrite(); drainTo(m); _ = m.CloseWrite(); drainTo(c) },
+		"client resets": func(_ *Translator, c, m peer) { _ = c.Reset(); wantReset(m); _ = m.Reset() },
+		"member resets": func(_ *Translator, c, m peer) { _ = m.Reset(); wantReset(c); _ = c.Reset() },
+		"cut, twice": func(tr *Translator, c, m peer) {
+			ctx, cancel := context.WithCancel(context.Background())
+			cancel()
+			_, _ = tr.Drain(ctx), tr.Drain(ctx)
+			wantReset(c)
+			wantReset(m)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				members := make(chan peer, 1)
+				n := &fakeNet{serve: map[netip.Addr]serveFunc{testU1: accept(members)}}
+				tr := newTestTranslator(t, &fakeResolver{members: []netip.Addr{testU1}}, n, nil, Limits{})
+				syn := &detached{fakeTCP: newFakeTCP()}
+				ctx, cancel := context.WithCancel(t.Context())
+				tr.ServeTCP(ctx, testTuple(TCP, 4000, 80), syn)
+				cancel() // the SYN's context, which is no more the flow's
+				member := <-members
+				if _, err := member.Write([]byte("x")); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := io.ReadFull(syn.client, make([]byte, 1)); err != nil {
+					t.Errorf("the client read %v", err)
+				}
+				synctest.Wait()
+				if got := tr.Flows(); syn.ends.Load() != 0 || len(got) != 1 || got[0].State != Established {
+					t.Errorf("the end was told %d times; flows: %+v", syn.ends.Load(), got)
+				}
+				end(tr, syn.client, member)
+				synctest.Wait()
+				if n := syn.ends.Load(); n != 1 {
+					t.Errorf("the end was told %d times", n)
+				}
+				if n := len(tr.Flows()); n != 0 {
+					t.Errorf("%d flows are left", n)
+				}
+			})
 		})
 	}
 }
 
-// TestTCPResetAfterFIN: an end that has sent FIN and then closes its socket
-// answers with RST, which the other end must hear of, though nobody reads from
-// the leg any more. The end of a connection after FIN both ways is no reset.
-func TestTCPResetAfterFIN(t *testing.T) {
-	for _, who := range []string{"client", "member"} {
-		synctest.Test(t, func(t *testing.T) {
-			members := make(chan leg, 1)
-			n := &fakeNet{serve: map[netip.Addr]serveFunc{testU1: accept(members)}}
-			tr := newTestTranslator(t, &fakeResolver{members: []netip.Addr{testU1}}, n, nil, Limits{})
-			syn := newFakeTCP()
-			var wg sync.WaitGroup
-			wg.Go(func() { tr.ServeTCP(t.Context(), testTuple(TCP, 4000, 80), syn) })
-			<-syn.accepted
-			closer, other := syn.client, <-members
-			if who == "member" {
-				closer, other = other, closer
-			}
-			_ = closer.CloseWrite()
-			if _, err := other.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
-				t.Fatalf("read %v, want EOF", err)
-			}
-			time.Sleep(time.Hour) // half-closed flows have no time limit
-			_ = closer.Reset()
-			wg.Wait()
-			if _, err := other.Write([]byte("x")); !errors.Is(err, syscall.ECONNRESET) {
-				t.Errorf("write %v, want ECONNRESET", err)
-			}
-			if s := tr.Stats(); s.Reset != 1 || s.Flows != 0 {
-				t.Errorf("stats: %+v", s)
-			}
-		})
-	}
+// A SYN that comes to nothing is not detached: its ServeTCP has told all.
+func TestTCPThatIsRefusedIsNotDetached(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := &fakeNet{serve: map[netip.Addr]serveFunc{testU1: refuse}}
+		tr := newTestTranslator(t, &fakeResolver{members: []netip.Addr{testU1}}, n, nil, Limits{})
+		syn := &detached{fakeTCP: newFakeTCP()}
+		tr.ServeTCP(t.Context(), testTuple(TCP, 4000, 80), syn)
+		if got := <-syn.told; got.Reason != Refused || syn.ends.Load() != 0 {
+			t.Errorf("told %v, and its end %d times", got, syn.ends.Load())
+		}
+	})
+}
+
+// TestTCPRunCutsWhatIsLeft: at its end the translator ends every flow.
+func TestTCPRunCutsWhatIsLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		members := make(chan peer, 1)
+		n := &fakeNet{serve: map[netip.Addr]serveFunc{testU1: accept(members)}}
+		tr, err := New(Config{Resolver: &fakeResolver{members: []netip.Addr{testU1}}, Outside: n, Pinger: fakePinger(nil)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() { _ = tr.Run(ctx) }) // never fails
+		syn := &detached{fakeTCP: newFakeTCP()}
+		tr.ServeTCP(t.Context(), testTuple(TCP, 4000, 80), syn)
+		cancel()
+		wg.Wait()
+		wantReset(syn.client)
+		wantReset(<-members)
+		if syn.ends.Load() != 1 {
+			t.Errorf("the end was told %d times", syn.ends.Load())
+		}
+	})
 }

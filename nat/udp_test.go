@@ -21,6 +21,7 @@ type packets struct {
 	once    *sync.Once
 
 	rejects chan rejected
+	fails   func(Datagram) error // what sending it gives, if not nil
 }
 
 type rejected struct {
@@ -57,6 +58,11 @@ func (p *packets) Send(d Datagram) error {
 	case err := <-p.late:
 		return err
 	default:
+	}
+	if p.fails != nil {
+		if err := p.fails(d); err != nil {
+			return err
+		}
 	}
 	d.Data, d.Free = bytes.Clone(d.Data), nil
 	p.out <- d
@@ -212,5 +218,93 @@ func TestUDPDrainCuts(t *testing.T) {
 			t.Error("Drain says the flow ended by itself")
 		}
 		u.wg.Wait()
+	})
+}
+
+// several is datagrams of three bytes each, but for the last.
+func several(data string, m Meta) Datagram { return Datagram{Data: []byte(data), Segment: 3, Meta: m} }
+
+func TestUDPSeveralAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := newUDP(t, &fakeResolver{members: []netip.Addr{testU1}}, 7)
+		m := Meta{Class: 0xb8, Hops: 9, Whole: true}
+		_ = u.client.Send(several("onetwosix4", m))
+		if got := <-u.member.in; string(got.Data) != "onetwosix4" || got.Segment != 3 || got.Meta != m {
+			t.Errorf("the member got %q %+v", got.Data, got)
+		}
+		_ = u.member.Send(several("backto!", m))
+		if got := <-u.client.in; string(got.Data) != "backto!" || got.Segment != 3 || got.Meta != m {
+			t.Errorf("the client got %q %+v", got.Data, got)
+		}
+		// An error about an earlier datagram is no reason to take them apart.
+		u.outside.late <- &networkError{syscall.ECONNREFUSED, portUnreachable, []byte("one")}
+		_ = u.client.Send(several("abcdef", Meta{}))
+		if got := <-u.inside.rejects; got != (rejected{Refusal{Relayed, portUnreachable}, "one"}) {
+			t.Errorf("the client was told %+v", got)
+		}
+		if got := <-u.member.in; string(got.Data) != "abcdef" || got.Segment != 3 {
+			t.Errorf("the member got %q %+v", got.Data, got)
+		}
+		u.wg.Wait()
+		if s := u.tr.Stats(); s.BytesOut != 16 || s.BytesIn != 7 || s.UDPDropped != 0 {
+			t.Errorf("stats: %+v", s)
+		}
+	})
+}
+
+// TestUDPSeveralThatCannotBeSentAtOnce: each is sent by itself then, and the
+// client hears of those alone that cannot be.
+func TestUDPSeveralThatCannotBeSentAtOnce(t *testing.T) {
+	tooBig := &networkError{errno: syscall.EMSGSIZE, icmp: ICMP{Type: icmp6TooBig, Info: 1300}}
+	synctest.Test(t, func(t *testing.T) {
+		u := newUDP(t, &fakeResolver{members: []netip.Addr{testU1}}, 7)
+		m := Meta{Class: 1, Whole: true}
+		u.outside.fails = func(d Datagram) error {
+			switch {
+			case d.Size() < len(d.Data):
+				return syscall.EINVAL
+			case string(d.Data) == "two", string(d.Data) == "4":
+				return tooBig
+			}
+			return nil
+		}
+		_ = u.client.Send(several("onetwosix4", m))
+		for _, want := range []string{"one", "six"} {
+			if got := <-u.member.in; string(got.Data) != want || got.Segment != 0 || got.Meta != m {
+				t.Errorf("the member got %q %+v, want %q", got.Data, got, want)
+			}
+		}
+		for _, want := range []string{"two", "4"} {
+			if got := <-u.inside.rejects; got != (rejected{Refusal{Relayed, tooBig.icmp}, want}) {
+				t.Errorf("the client was told %+v, want %q", got, want)
+			}
+		}
+		// The flow goes on after all that.
+		_ = u.client.Send(several("sixsix", m))
+		u.wantAt(t, u.member, "six", "six")
+		u.wg.Wait()
+		if s := u.tr.Stats(); s.BytesOut != 12 || s.UDPDropped != 2 || len(u.inside.rejects) != 0 || len(u.member.in) != 0 {
+			t.Errorf("stats: %+v; %d told, %d sent besides", s, len(u.inside.rejects), len(u.member.in))
+		}
+	})
+}
+
+// A socket that is closed meanwhile ends the flow, also among several.
+func TestUDPSeveralEndWithTheSocket(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		u := newUDP(t, &fakeResolver{members: []netip.Addr{testU1}}, 7)
+		tries := 0
+		u.outside.fails = func(Datagram) error {
+			if tries++; tries == 1 {
+				return syscall.EINVAL
+			}
+			return net.ErrClosed
+		}
+		_ = u.client.Send(several("onetwo", Meta{}))
+		u.wg.Wait()
+		if took := time.Since(start); took != 0 || tries != 2 || u.tr.Stats().UDPDropped != 0 {
+			t.Errorf("it took %v and %d tries; stats: %+v", took, tries, u.tr.Stats())
+		}
 	})
 }

@@ -17,11 +17,12 @@ func TestFullBuffersRefuseNewFlowsOnly(t *testing.T) {
 	const limit = 256 << 10
 	stall := make(chan struct{})
 	s, w := start(t, handler{tcp: func(ctx context.Context, _ nat.Tuple, in nat.TCPInside) {
-		c, err := in.Accept(context.Background())
+		accepted, err := in.Accept(context.Background())
 		if err != nil {
 			t.Errorf("Accept: %v", err)
 			return
 		}
+		c := blocking(accepted)
 		defer func() { _ = c.Reset() }()
 		select {
 		case <-stall:

@@ -177,15 +177,7 @@ func startWith(t testing.TB, h Handler, c Config) (*Stack, *wire) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- s.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Errorf("Run: %v", err)
-		}
-	})
+	run(t, s.Run)
 	return s, w
 }
 
@@ -199,7 +191,7 @@ func protoOf(a netip.Addr) tcpip.NetworkProtocolNumber {
 
 // dial opens a TCP connection or a connected UDP socket in the client. The
 // connection is ours, not gonet's, so that it can end with RST too.
-func (w *wire) dial(t testing.TB, transport tcpip.TransportProtocolNumber, to netip.Addr, port uint16) (*tcpConn, tcpip.Error) {
+func (w *wire) dial(t testing.TB, transport tcpip.TransportProtocolNumber, to netip.Addr, port uint16) (*conn, tcpip.Error) {
 	t.Helper()
 	queue := new(waiter.Queue)
 	ep, err := w.client.NewEndpoint(transport, protoOf(to), queue)
@@ -218,11 +210,11 @@ func (w *wire) dial(t testing.TB, transport tcpip.TransportProtocolNumber, to ne
 		ep.Close()
 		return nil, err
 	}
-	return newTCPConn(ep, queue), nil
+	return newConn(ep, queue), nil
 }
 
 // mustDial is dial where it must succeed.
-func (w *wire) mustDial(t testing.TB, transport tcpip.TransportProtocolNumber, to netip.Addr, port uint16) *tcpConn {
+func (w *wire) mustDial(t testing.TB, transport tcpip.TransportProtocolNumber, to netip.Addr, port uint16) *conn {
 	t.Helper()
 	c, err := w.dial(t, transport, to, port)
 	if err != nil {

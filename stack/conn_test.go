@@ -6,20 +6,26 @@ import (
 	"io"
 	"net"
 	"sync"
-	"syscall"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/waiter"
+
+	"aarptun/nat"
 )
 
-// conn is an endpoint as a stream. gonet has such a thing too,
-// but it forgets which error the endpoint gave, and a RST must not look like a
-// FIN.
+// conn is an endpoint as a stream that blocks. gonet has such a thing too, but it
+// forgets which error the endpoint gave, and a RST must not look like a FIN.
 type conn struct {
 	endpoint tcpip.Endpoint
 	queue    *waiter.Queue
 	closed   chan struct{}
 	once     sync.Once
+}
+
+// blocking is the client's half of a flow for a handler that waits.
+func blocking(c nat.InsideTCP) *conn {
+	in := c.(*tcpConn)
+	return newConn(in.endpoint, in.queue)
 }
 
 func newConn(ep tcpip.Endpoint, queue *waiter.Queue) *conn {
@@ -89,6 +95,23 @@ func (c *conn) Close() error {
 		close(c.closed)
 		c.endpoint.Close()
 	})
+	return nil
+}
+
+// Reset ends the connection with RST.
+func (c *conn) Reset() error {
+	c.once.Do(func() {
+		close(c.closed)
+		c.endpoint.Abort()
+	})
+	return nil
+}
+
+// CloseWrite sends FIN.
+func (c *conn) CloseWrite() error {
+	if err := c.endpoint.Shutdown(tcpip.ShutdownWrite); err != nil {
+		return c.wrap("shutdown", err)
+	}
 	return nil
 }
 

@@ -32,14 +32,19 @@ func ipPacket(src, dst netip.Addr, transport tcpip.TransportProtocolNumber, mess
 
 // tcpPacket is a segment to port 80 with a right checksum.
 func tcpPacket(src, dst netip.Addr, port uint16, f header.TCPFields) []byte {
+	return tcpSegment(src, dst, port, f, nil)
+}
+
+// tcpSegment is the same with data.
+func tcpSegment(src, dst netip.Addr, port uint16, f header.TCPFields, data []byte) []byte {
 	f.SrcPort, f.DstPort, f.DataOffset = port, 80, header.TCPMinimumSize
 	if f.WindowSize == 0 {
 		f.WindowSize = 65535
 	}
-	segment := header.TCP(make([]byte, header.TCPMinimumSize))
+	segment := header.TCP(append(make([]byte, header.TCPMinimumSize, header.TCPMinimumSize+len(data)), data...))
 	segment.Encode(&f)
 	pseudo := header.PseudoHeaderChecksum(header.TCPProtocolNumber, address(src), address(dst), uint16(len(segment)))
-	segment.SetChecksum(^segment.CalculateChecksum(pseudo))
+	segment.SetChecksum(^checksum.Checksum(segment, pseudo))
 	return ipPacket(src, dst, header.TCPProtocolNumber, segment)
 }
 
@@ -168,7 +173,7 @@ func (w *wire) send(packet []byte) {
 }
 
 // next is the next packet that the Stack sends.
-func (w *wire) next(t *testing.T) []byte {
+func (w *wire) next(t testing.TB) []byte {
 	t.Helper()
 	select {
 	case p := <-w.out:
@@ -201,7 +206,7 @@ func eventually(t testing.TB, what string, is func() bool) {
 }
 
 // split takes a sent packet apart, and checks its addresses and checksums.
-func split(t *testing.T, packet []byte, src, dst netip.Addr) (transport uint8, message []byte) {
+func split(t testing.TB, packet []byte, src, dst netip.Addr) (transport uint8, message []byte) {
 	t.Helper()
 	p, ok := parsePacket(packet)
 	if !ok || p.src != src || p.dst != dst {

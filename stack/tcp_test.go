@@ -20,13 +20,14 @@ import (
 )
 
 // accept makes a TCP handler of what happens to an accepted connection.
-func accept(t testing.TB, serve func(nat.TCPConn)) func(context.Context, nat.Tuple, nat.TCPInside) {
+func accept(t testing.TB, serve func(*conn)) func(context.Context, nat.Tuple, nat.TCPInside) {
 	return func(_ context.Context, _ nat.Tuple, in nat.TCPInside) {
-		c, err := in.Accept(context.Background())
+		accepted, err := in.Accept(context.Background())
 		if err != nil {
 			t.Errorf("Accept: %v", err)
 			return
 		}
+		c := blocking(accepted)
 		serve(c)
 		_ = c.Close()
 	}
@@ -45,7 +46,7 @@ func TestTCPCarriesBytesBothWays(t *testing.T) {
 	for _, f := range families {
 		t.Run(f.name, func(t *testing.T) {
 			tuples := make(chan nat.Tuple, 1)
-			echo := accept(t, func(c nat.TCPConn) {
+			echo := accept(t, func(c *conn) {
 				if _, err := io.Copy(c, c); err != nil {
 					t.Errorf("copy: %v", err)
 				}
@@ -81,7 +82,7 @@ func TestTCPCarriesBytesBothWays(t *testing.T) {
 func TestTCPHalfClose(t *testing.T) {
 	const late = "after the other's FIN"
 	t.Run("client first", func(t *testing.T) {
-		_, w := start(t, handler{tcp: accept(t, func(c nat.TCPConn) {
+		_, w := start(t, handler{tcp: accept(t, func(c *conn) {
 			if got, err := io.ReadAll(c); err != nil || len(got) != 0 {
 				t.Errorf("inside read %q, %v; want FIN", got, err)
 			}
@@ -95,7 +96,7 @@ func TestTCPHalfClose(t *testing.T) {
 	})
 	t.Run("member first", func(t *testing.T) {
 		ended := make(chan struct{})
-		_, w := start(t, handler{tcp: accept(t, func(c nat.TCPConn) {
+		_, w := start(t, handler{tcp: accept(t, func(c *conn) {
 			defer close(ended)
 			_ = c.CloseWrite()
 			if got, err := io.ReadAll(c); err != nil || string(got) != late {
@@ -115,7 +116,7 @@ func TestTCPHalfClose(t *testing.T) {
 func TestTCPResetIsNoFIN(t *testing.T) {
 	t.Run("from the client", func(t *testing.T) {
 		read := make(chan error, 1)
-		_, w := start(t, handler{tcp: accept(t, func(c nat.TCPConn) {
+		_, w := start(t, handler{tcp: accept(t, func(c *conn) {
 			_, _ = io.WriteString(c, "x")
 			_, err := io.ReadAll(c)
 			read <- err
@@ -131,7 +132,7 @@ func TestTCPResetIsNoFIN(t *testing.T) {
 		}
 	})
 	t.Run("from the member", func(t *testing.T) {
-		_, w := start(t, handler{tcp: accept(t, func(c nat.TCPConn) {
+		_, w := start(t, handler{tcp: accept(t, func(c *conn) {
 			if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
 				t.Errorf("inside read %v", err)
 			}
@@ -151,7 +152,7 @@ func TestTCPResetIsNoFIN(t *testing.T) {
 }
 
 func TestTCPResetUnblocksAReaderAndAWriter(t *testing.T) {
-	_, w := start(t, handler{tcp: accept(t, func(c nat.TCPConn) {
+	_, w := start(t, handler{tcp: accept(t, func(c *conn) {
 		if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
 			t.Errorf("inside read %v", err)
 		}
@@ -180,9 +181,9 @@ func TestTCPResetUnblocksAReaderAndAWriter(t *testing.T) {
 func TestTCPEndIsNoReset(t *testing.T) {
 	for _, reset := range []bool{false, true} {
 		ended := make(chan struct{})
-		_, w := start(t, handler{tcp: accept(t, func(c nat.TCPConn) {
+		_, w := start(t, handler{tcp: accept(t, func(c *conn) {
 			defer close(ended)
-			endpoint := c.(*tcpConn).endpoint
+			endpoint := c.endpoint
 			state := func(want tcp.EndpointState) {
 				for tcp.EndpointState(endpoint.State()) != want {
 					time.Sleep(time.Millisecond)
@@ -195,17 +196,9 @@ func TestTCPEndIsNoReset(t *testing.T) {
 				_ = c.CloseWrite()
 			}
 			state(tcp.StateClose)
-			stop, seen := make(chan struct{}), make(chan bool)
-			go func() { seen <- c.AwaitReset(stop) }()
-			select {
-			case got := <-seen:
-				if !reset || !got {
-					t.Errorf("AwaitReset: %v, reset: %v", got, reset)
-				}
-			case <-time.After(50 * time.Millisecond):
-				if close(stop); reset || <-seen {
-					t.Errorf("AwaitReset waited, reset: %v", reset)
-				}
+			leg := &tcpConn{endpoint: c.endpoint, queue: c.queue}
+			if leg.Failed() != reset {
+				t.Errorf("Failed: %v, reset: %v", leg.Failed(), reset)
 			}
 			if got, err := io.ReadAll(c); !reset && (err != nil || string(got) != "late") {
 				t.Errorf("read %q, %v", got, err)

@@ -32,21 +32,45 @@ func (loopback) Echo(context.Context, netip.Addr, uint8, bool, []byte) ([]byte, 
 
 // translate runs a Stack whose handler is a real Translator that dials real
 // sockets on loopback.
-func translate(t testing.TB) *wire {
+func translate(t testing.TB, c Config) *wire {
 	t.Helper()
-	kernel := &nat.Kernel{Control: func(string, string, syscall.RawConn) error { return nil }}
+	kernel, err := nat.NewKernel(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := kernel.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+	})
 	translator, err := nat.New(nat.Config{Resolver: loopback{}, Outside: kernel, Pinger: loopback{}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, w := startWith(t, translator, Config{})
+	run(t, kernel.Run)
+	run(t, translator.Run)
+	_, w := startWith(t, translator, c)
 	return w
+}
+
+// run runs what runs until the test ends.
+func run(t testing.TB, f func(context.Context) error) {
+	t.Helper()
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- f(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
 }
 
 // TestConnThroughTheTranslator holds a flow, client netstack to member socket,
 // to all that a net.Conn promises.
 func TestConnThroughTheTranslator(t *testing.T) {
-	w := translate(t)
+	w := translate(t, Config{})
 	nettest.TestConn(t, func() (c1, c2 net.Conn, stop func(), err error) {
 		listener, err := net.Listen("tcp4", "127.0.0.1:0")
 		if err != nil {

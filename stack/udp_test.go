@@ -48,7 +48,7 @@ func TestUDPCarriesDatagramsOfEverySize(t *testing.T) {
 					t.Fatalf("%d bytes: %v", n, err)
 				}
 				got := make([]byte, 65535)
-				m, err := c.conn.Read(got)
+				m, err := c.Read(got)
 				if err != nil || !bytes.Equal(got[:m], sent) {
 					t.Errorf("%d bytes came back as %d, or others, %v", n, m, err)
 				}
@@ -64,7 +64,7 @@ func TestUDPCarriesDatagramsOfEverySize(t *testing.T) {
 }
 
 // endpointWrite sends one datagram, an empty one too.
-func (c *tcpConn) endpointWrite(b []byte) (int, error) {
+func (c *conn) endpointWrite(b []byte) (int, error) {
 	if len(b) == 0 {
 		_, err := c.endpoint.Write(bytes.NewReader(nil), writeOptions)
 		if err != nil {

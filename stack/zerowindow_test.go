@@ -4,7 +4,6 @@ import (
 	"context"
 	"testing"
 
-	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
 	"aarptun/nat"
@@ -16,11 +15,12 @@ import (
 func TestACKBeyondAZeroWindowIsHeard(t *testing.T) {
 	const port, sent = 4000, 100 << 10
 	s, w := start(t, handler{tcp: func(ctx context.Context, _ nat.Tuple, in nat.TCPInside) {
-		c, err := in.Accept(context.Background())
+		accepted, err := in.Accept(context.Background())
 		if err != nil {
 			t.Errorf("Accept: %v", err)
 			return
 		}
+		c := blocking(accepted)
 		defer func() { _ = c.Reset() }()
 		if _, err := c.Write(make([]byte, sent)); err != nil {
 			t.Errorf("write: %v", err)
@@ -31,12 +31,7 @@ func TestACKBeyondAZeroWindowIsHeard(t *testing.T) {
 		t.Fatal(err)
 	}
 	segment := func(f header.TCPFields, data []byte) {
-		f.SrcPort, f.DstPort, f.DataOffset, f.WindowSize = port, 80, header.TCPMinimumSize, 65535
-		b := append(make([]byte, header.TCPMinimumSize), data...)
-		header.TCP(b).Encode(&f)
-		sum := header.PseudoHeaderChecksum(header.TCPProtocolNumber, address(client6), address(any6), uint16(len(b)))
-		header.TCP(b).SetChecksum(^checksum.Checksum(b, sum))
-		s.injectPacket(ipPacket(client6, any6, header.TCPProtocolNumber, b))
+		s.injectPacket(tcpSegment(client6, any6, port, f, data))
 	}
 	next := func() header.TCP {
 		_, message := split(t, w.next(t), any6, client6)
