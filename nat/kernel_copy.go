@@ -46,7 +46,10 @@ func (c *kernelTCP) MoveTo(w TryReaderFrom) error {
 				return nil
 			} else if err != nil {
 				return fmt.Errorf("nat: read: %w", err)
+			} else if ready == 0 && c.failed {
+				return fmt.Errorf("nat: read: %w", syscall.ECONNRESET)
 			} else if ready == 0 {
+				c.news.Store(true) // it stays so
 				return io.EOF
 			}
 		}

@@ -15,6 +15,7 @@ type kernelTCP struct {
 	v4     bool
 	id     uint64 // given by the poller
 	source socketReader
+	failed bool // the kernel says so only once
 
 	notify atomic.Pointer[func(free bool)]
 	events atomic.Uint32 // all that were seen
@@ -35,7 +36,10 @@ func (c *kernelTCP) happened(events uint32, free bool) {
 
 // Failed implements [Leg].
 func (c *kernelTCP) Failed() bool {
-	return c.events.Load()&(syscall.EPOLLERR|syscall.EPOLLHUP) != 0 && c.fd >= 0 && hasFailed(c.fd)
+	if !c.failed && c.events.Load()&(syscall.EPOLLERR|syscall.EPOLLHUP) != 0 && c.fd >= 0 {
+		c.failed = hasFailed(c.fd)
+	}
+	return c.failed
 }
 
 // Close implements [Leg]; what is queued is still sent.

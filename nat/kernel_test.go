@@ -49,7 +49,7 @@ type watched struct {
 
 func watch(leg OutsideTCP) watched {
 	w := watched{leg, make(chan struct{}, 1)}
-	leg.Watch(func() {
+	leg.Watch(func(bool) {
 		select {
 		case w.happened <- struct{}{}:
 		default:

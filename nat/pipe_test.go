@@ -21,7 +21,7 @@ type pipe struct {
 	changed sync.Cond   // of mu; what the peer waits for
 
 	mu         sync.Mutex
-	notify     func()
+	notify     func(free bool)
 	toLeg      stream
 	toPeer     stream
 	reset      bool  // by either end
@@ -63,12 +63,12 @@ func (p *pipe) use() (done func()) {
 func (p *pipe) happened() {
 	p.changed.Broadcast()
 	if p.notify != nil && !p.legClosed {
-		p.notify()
+		p.notify(false)
 	}
 }
 
 // Watch implements [Leg].
-func (p *pipe) Watch(notify func()) {
+func (p *pipe) Watch(notify func(free bool)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.notify = notify

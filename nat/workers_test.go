@@ -54,7 +54,7 @@ func TestTurns(t *testing.T) {
 			for j := range each {
 				c := all[(i+j)%turns]
 				c.told.Add(1)
-				c.notify()
+				c.notify(false)
 			}
 		})
 	}
@@ -85,7 +85,7 @@ func TestTurnsRunInTheOrderOfTheirNotices(t *testing.T) {
 	}
 	busy, second, third := add("busy", 2), add("second", 0), add("third", 0)
 	for _, t := range []*turn{busy, second, third, second} { // told twice before it runs is once
-		t.notify()
+		t.notify(false)
 	}
 	w.stop()
 	w.work() // what was told before the end is still done
@@ -101,12 +101,12 @@ func TestTurnThatIsOverNeverRunsAgain(t *testing.T) {
 	over.workers = w
 	over.step = func() (bool, bool) {
 		ran++
-		over.notify() // meanwhile
+		over.notify(false) // meanwhile
 		return true, true
 	}
-	over.notify()
+	over.notify(false)
 	stop()
-	over.notify()
+	over.notify(false)
 	w.work()
 	if ran != 1 {
 		t.Errorf("it ran %d times", ran)
@@ -123,7 +123,7 @@ func BenchmarkTurn(b *testing.B) {
 	}}
 	b.ReportAllocs()
 	for b.Loop() {
-		turn.notify()
+		turn.notify(false)
 		<-ran
 	}
 }

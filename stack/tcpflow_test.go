@@ -230,7 +230,7 @@ func TestMoveToAfterRST(t *testing.T) {
 		client := rawConnect(t, s, w, f.client, f.dest)
 		c := <-accepted
 		told := make(chan struct{}, 1)
-		c.Watch(func() {
+		c.Watch(func(bool) {
 			select {
 			case told <- struct{}{}:
 			default:
@@ -267,7 +267,7 @@ func TestTryReadFrom(t *testing.T) {
 			client := w.mustDial(t, tcp.ProtocolNumber, f.dest, 80)
 			c := <-accepted
 			told := make(chan struct{}, 1)
-			c.Watch(func() {
+			c.Watch(func(bool) {
 				select {
 				case told <- struct{}{}:
 				default:
