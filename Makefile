@@ -1,5 +1,5 @@
 # One line a target; `make demo` and `make test` do their own set-up.
-.PHONY: all build demo test fidelity members attack soak flood bench lint fuzz clean
+.PHONY: all build demo test fidelity members attack soak flood bench profile lint fuzz clean
 
 all: build
 
@@ -16,6 +16,8 @@ soak: ; scripts/soak.sh
 flood: ; scripts/flood.sh
 
 bench: ; scripts/bench.sh --json docs/performance/samples.json --svg docs/performance --md docs/performance.md
+
+profile: ; scripts/profile.sh
 
 test: ; scripts/test.sh
 

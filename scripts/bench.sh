@@ -30,7 +30,8 @@ usage() {
 		Exit code 1: a sample failed that should not have, or a translator was idle while
 		its traffic went another way. A goal that is missed is no failure.
 
-		AARPTUN, BENCH and TUN2SOCKS may name binaries to use instead of building them.
+		AARPTUN, BENCH and TUN2SOCKS may name binaries to use instead of building them,
+		and PROFILES a directory for a CPU profile of each aarptun that was run.
 		Exit code 77: this kernel or user may not make the namespaces.
 	END
 }

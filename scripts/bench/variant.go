@@ -3,9 +3,12 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 )
 
 // variant is one way from the client to the member.
@@ -191,6 +194,9 @@ func aarptunWith(offload string) func(*lab) (*running, error) {
 		}
 		if l.offloadFlag() {
 			args = append(args, "--offload-gso", offload)
+		}
+		if dir := os.Getenv("PROFILES"); dir != "" {
+			args = append(args, "--cpu-profile", filepath.Join(dir, fmt.Sprintf("%d.prof", time.Now().UnixNano())))
 		}
 		p, err := l.spawn("client", "aarptun", args...)
 		if err != nil {
