@@ -22,15 +22,22 @@
 // more on a freshly resolved member, when no byte has gone anywhere and the
 // client cannot tell.
 //
-// TCP is spliced: two copies, one for each direction, each ending with the FIN
-// it has read and passed on. Anything but FIN ends both legs with RST, also
-// while the other end takes nothing, and after a FIN. UDP is carried datagram
-// by datagram, each with its own traffic class and hop limit, over a socket
-// connected to UA until the flow has been idle. [Kernel] makes these sockets
-// and reads from their error queues what the network says about them. Echo is carried request by request; its flow outlives the
+// An established TCP flow is a state machine: a few workers move its bytes when
+// one of its halves has something to say, each direction until the FIN it has
+// read and passed on. Between two such moments it has neither a goroutine nor a
+// buffer. Anything but FIN ends both halves with RST, also while the other end
+// takes nothing, and after a FIN.
+//
+// UDP is carried datagram by datagram, or several of one size at once, each with
+// its own traffic class and hop limit, over a socket connected to UA until the
+// flow has been idle. Echo is carried request by request; its flow outlives the
 // requests by a minute so that one ping run sees one member.
 //
-// Every Serve method blocks until its flow has ended, and the caller owns the
-// goroutine. The package knows neither packets nor probes, and imports nothing
-// but the standard library.
+// [Kernel] makes the outside sockets, reads from their error queues what the
+// network says about them, and tells TCP flows of their events.
+//
+// ServeUDP and ServeEcho block until their flow has ended, and the caller owns
+// the goroutine; ServeTCP too, unless the room that offers the flow can do
+// without ([Detacher]). The package knows neither packets nor probes, and imports
+// nothing but the standard library.
 package nat

@@ -3,17 +3,20 @@
 //
 // # Theory of operation
 //
-//	device -> filter -> netstack -> TCP forwarder  -> Handler.ServeTCP
-//	                             -> UDP handler    -> Handler.ServeUDP
-//	                             -> ICMP handler   -> Handler.ServeEcho
+//	device -> filter -> netstack -> TCP forwarder -> Handler.ServeTCP
+//	       |                     -> ICMP handler  -> Handler.ServeEcho
+//	       -> datagrams                           -> Handler.ServeUDP
 //	device <- link   <- netstack <- what the Handler writes
 //
-// Packets are read in batches and looked at before they are let in: the
-// destination must lie in an anycast prefix, the source must be an address that
-// can be answered, and the protocol must be one that is translated. Any other
-// protocol is refused as the network would have (RFC 792, RFC 4443), everything
-// else is dropped and counted. Netstack trusts nothing either: it verifies every
-// checksum, and reassembles fragments within bounds of its own.
+// Packets are read one by one, each behind its virtio-net header, and looked at
+// before they are let in: the destination must lie in an anycast prefix, the
+// source must be an address that can be answered, and the protocol must be one
+// that is translated. Any other protocol is refused as the network would have (RFC
+// 792, RFC 4443), everything else is dropped and counted. One packet may stand for
+// 64 KiB of segments, or of datagrams, and so may one that is written; see
+// vnet.go. Every checksum is verified that neither this host has yet to fill in
+// nor its link has verified, and netstack reassembles fragments within bounds of
+// its own.
 //
 // Netstack accepts any destination (promiscuous) and sends from any source
 // (spoofing), so every anycast address is ours without being configured. It
@@ -29,14 +32,19 @@
 // being dialled ends the context of ServeTCP, and so does a client that has
 // stopped to send its SYN again.
 //
-// UDP has no endpoints in netstack: of each datagram its own traffic class and
-// hop limit are passed on, and whether it came in fragments, which they forget.
-// A flow is entered at once, on the dispatch path, so that the datagrams that
-// come while the member is looked up wait in its queue, in order. A client that
-// answers port unreachable ends its flow.
+// An established flow is carried without a goroutine; tcpflow.go says how its
+// bytes get from the memory of netstack to the member's socket and back.
+//
+// UDP passes netstack by, but for fragments: of each datagram its own traffic
+// class and hop limit are passed on, and whether it came in fragments, which an
+// endpoint would forget. A flow is entered at once, on the dispatch path, so that
+// the datagrams that come while the member is looked up wait in its queue, in
+// order, and joined where they are of one size. A client that answers port
+// unreachable ends its flow.
 //
 // What may wait for readers is bounded for each flow and for all together; see
 // buffers.go.
 //
-// Every Serve call runs in a goroutine that Run waits for.
+// Every Serve call runs in a goroutine that Run waits for, as it does for flows
+// that outlive theirs.
 package stack
