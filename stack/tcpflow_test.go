@@ -349,7 +349,7 @@ func BenchmarkMoveTo(b *testing.B) {
 			data := make([]byte, size)
 			var to counter
 			told := make(chan struct{}, 1)
-			c.Watch(func() {
+			c.Watch(func(bool) {
 				select {
 				case told <- struct{}{}:
 				default:
