@@ -77,8 +77,8 @@ func (c *kernelTCP) MoveTo(w TryReaderFrom) error {
 			c.news.Store(true) // it is not all taken
 			return nil
 		}
-		if all && c.events.Load()&syscall.EPOLLRDHUP == 0 {
-			return nil
+		if all && c.events.Load()&(syscall.EPOLLRDHUP|syscall.EPOLLPRI) == 0 {
+			return nil // after urgent data the length was that up to it
 		}
 	}
 }

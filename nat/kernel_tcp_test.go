@@ -132,9 +132,43 @@ func TestKernelTCPBytesBeforeARST(t *testing.T) {
 		_ = peer.Close()
 		leg.wantFailed(t)
 		got := new(collector)
-		// Failed has taken the error away: without it the end looks like FIN.
-		if err := leg.MoveTo(got); got.String() != "the last words" {
+		if err := leg.move(t, got); !errors.Is(err, syscall.ECONNRESET) || got.String() != "the last words" {
 			t.Errorf("%v: moved %q, %v", a, got, err)
+		}
+		if !leg.Failed() {
+			t.Error("the reset was forgotten")
+		}
+	}
+}
+
+// Nobody here knows what urgent data is for; a program that does not ask for it
+// does not get it (tcp(7)), and it keeps nothing else back.
+func TestKernelTCPUrgentData(t *testing.T) {
+	kernel := newTestKernel(t)
+	for _, a := range loopbacks(t) {
+		leg, peer := dialPair(t, kernel, a)
+		raw, err := peer.SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		send := func(data string, flags int) {
+			t.Helper()
+			if err := control(raw, func(fd int) error { return syscall.Sendmsg(fd, []byte(data), nil, nil, flags) }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		send("before", syscall.MSG_MORE)
+		send("!", syscall.MSG_OOB)
+		send("behind", 0)
+		got := new(collector)
+		for got.Len() < len("beforebehind") {
+			leg.await(t)
+			if err := leg.MoveTo(got); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got.String() != "beforebehind" {
+			t.Errorf("%v: got %q", a, got)
 		}
 	}
 }

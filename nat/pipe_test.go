@@ -59,11 +59,24 @@ func (p *pipe) use() (done func()) {
 	}
 }
 
-// happened is called with the lock held, as netstack calls.
+// happened is called by the peer, with the lock held, as netstack calls.
 func (p *pipe) happened() {
 	p.changed.Broadcast()
 	if p.notify != nil && !p.legClosed {
 		p.notify(false)
+	}
+}
+
+// leave gives the lock back and tells the leg once more, as the poller does that
+// lets who is told use it.
+func (f peer) leave() {
+	notify := f.p.notify
+	if f.p.legClosed {
+		notify = nil
+	}
+	f.p.mu.Unlock()
+	if notify != nil && !f.p.purge {
+		notify(true)
 	}
 }
 
@@ -136,7 +149,10 @@ func (p *pipe) put(b []byte) {
 	if p.peerClosed {
 		p.reset = true
 	}
-	p.happened()
+	p.changed.Broadcast()
+	if p.reset && p.notify != nil {
+		p.notify(false)
+	}
 }
 
 // insideLeg is a pipe's end as a client's half.
@@ -223,7 +239,7 @@ type peer struct{ p *pipe }
 // Read implements [io.Reader].
 func (f peer) Read(b []byte) (int, error) {
 	f.p.mu.Lock()
-	defer f.p.mu.Unlock()
+	defer f.leave()
 	for {
 		switch s := &f.p.toPeer; {
 		case f.p.peerClosed:
@@ -245,7 +261,7 @@ func (f peer) Read(b []byte) (int, error) {
 // Write implements [io.Writer].
 func (f peer) Write(b []byte) (total int, err error) {
 	f.p.mu.Lock()
-	defer f.p.mu.Unlock()
+	defer f.leave()
 	for {
 		s := &f.p.toLeg
 		switch {
@@ -271,7 +287,7 @@ func (f peer) Write(b []byte) (total int, err error) {
 // CloseWrite sends FIN.
 func (f peer) CloseWrite() error {
 	f.p.mu.Lock()
-	defer f.p.mu.Unlock()
+	defer f.leave()
 	f.p.toLeg.fin = true
 	f.p.happened()
 	return nil
@@ -280,7 +296,7 @@ func (f peer) CloseWrite() error {
 // Close sends FIN, or RST if it has not read everything.
 func (f peer) Close() error {
 	f.p.mu.Lock()
-	defer f.p.mu.Unlock()
+	defer f.leave()
 	f.p.peerClosed, f.p.toLeg.fin = true, true
 	f.p.reset = f.p.reset || len(f.p.toPeer.b) > 0
 	f.p.happened()
@@ -290,7 +306,7 @@ func (f peer) Close() error {
 // Reset sends RST.
 func (f peer) Reset() error {
 	f.p.mu.Lock()
-	defer f.p.mu.Unlock()
+	defer f.leave()
 	f.p.reset = true
 	f.p.happened()
 	return nil
@@ -299,7 +315,7 @@ func (f peer) Reset() error {
 // fail ends the connection for the leg, as the kernel does when nobody answers.
 func (f peer) fail(cause error) {
 	f.p.mu.Lock()
-	defer f.p.mu.Unlock()
+	defer f.leave()
 	f.p.cause, f.p.reset = cause, true
 	f.p.happened()
 }

@@ -17,7 +17,8 @@ type table struct {
 
 	mu         sync.Mutex
 	flows      map[Tuple]*flow
-	peak       int           // the most flows since fewer was last called
+	peak       int           // the most flows since fewer last had an item
+	rest       bool          // of many, some are left since then
 	fewer      chan struct{} // has an item when far fewer flows are left than there were
 	count      int           // of flows, those that are ending after another took their tuple too
 	udp        int           // of those, the UDP flows
@@ -155,14 +156,14 @@ func (t *table) closeLocked(f *flow) {
 // manyFlows is from how many flows on it is worth while to give memory back.
 const manyFlows = 100
 
-// noteFewerLocked notes that most flows have gone.
+// noteFewerLocked notes that most of many flows have gone, or the last of them.
 func (t *table) noteFewerLocked() {
-	if t.peak < manyFlows || t.count > t.peak/4 && t.count > 0 {
+	most := t.peak >= manyFlows && t.count <= t.peak/4
+	if !most && (t.count > 0 || !t.rest) {
 		return
 	}
-	t.peak = max(t.count, manyFlows) // the rest of them is worth another time
+	t.peak, t.rest = t.count, t.count > 0
 	if t.count == 0 {
-		t.peak = 0
 		t.flows = make(map[Tuple]*flow) // a map never shrinks
 	}
 	select {

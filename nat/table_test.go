@@ -258,16 +258,87 @@ func TestFlowInfoJSON(t *testing.T) {
 	}
 }
 
-func BenchmarkTableOpenClose(b *testing.B) {
+// TestFewer: each time that most of many flows have gone is said once, and the
+// last of them too; a few flows that come and go are worth nothing.
+func TestFewer(t *testing.T) {
 	table := newTable(DefaultLimits())
-	tuple := testTuple(TCP, 1, 80)
-	b.ReportAllocs()
-	for b.Loop() {
-		f, err := table.open(tuple, func() {})
-		if err != nil {
-			b.Fatal(err)
+	var flows []*flow
+	want := func(said bool, what string) {
+		t.Helper()
+		select {
+		case <-table.fewer:
+			if !said {
+				t.Errorf("%s: said", what)
+			}
+		default:
+			if said {
+				t.Errorf("%s: not said", what)
+			}
 		}
-		table.answered(f)
-		table.close(f)
+	}
+	open := func(n int) {
+		for range n {
+			f, err := table.open(tupleOf("::1", "::aa", uint16(table.lastID)), func() {})
+			if err != nil {
+				t.Fatal(err)
+			}
+			table.answered(f)
+			flows = append(flows, f)
+		}
+	}
+	closeTo := func(n int) {
+		for _, f := range flows[n:] {
+			table.close(f)
+		}
+		flows = flows[:n]
+	}
+	open(manyFlows - 1)
+	closeTo(0)
+	want(false, "few flows have gone")
+	open(40 * manyFlows)
+	want(false, "many have come")
+	closeTo(11 * manyFlows)
+	want(false, "a quarter is left, and more")
+	closeTo(10 * manyFlows)
+	want(true, "three quarters have gone")
+	closeTo(9 * manyFlows)
+	want(false, "some more have gone")
+	closeTo(manyFlows / 5)
+	want(true, "most of the rest have gone")
+	for range 3 {
+		open(manyFlows / 4)
+		closeTo(manyFlows / 10)
+		want(false, "a few have come and gone")
+	}
+	closeTo(0)
+	want(true, "the last have gone")
+	open(1)
+	closeTo(0)
+	want(false, "one has come and gone")
+}
+
+// BenchmarkTableOpenClose shows that a table is no slower when it is full.
+func BenchmarkTableOpenClose(b *testing.B) {
+	for _, n := range []int{10, 10_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			table := newTable(DefaultLimits())
+			for i := range n {
+				f, err := table.open(tupleOf("::1", "::aa", uint16(i)), func() {})
+				if err != nil {
+					b.Fatal(err)
+				}
+				table.answered(f)
+			}
+			cut, tuple := func() {}, tupleOf("::2", "::aa", 1)
+			b.ReportAllocs()
+			for b.Loop() {
+				f, err := table.open(tuple, cut)
+				if err != nil {
+					b.Fatal(err)
+				}
+				table.answered(f)
+				table.close(f)
+			}
+		})
 	}
 }

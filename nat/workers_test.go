@@ -54,7 +54,7 @@ func TestTurns(t *testing.T) {
 			for j := range each {
 				c := all[(i+j)%turns]
 				c.told.Add(1)
-				c.notify(false)
+				c.notify(j%3 == 0)
 			}
 		})
 	}
@@ -94,6 +94,38 @@ func TestTurnsRunInTheOrderOfTheirNotices(t *testing.T) {
 	}
 }
 
+// Who has nothing better to do runs the turn himself, if nobody else does.
+func TestTurnRunsWhereItsCallerIsFree(t *testing.T) {
+	w := new(workers) // whom nobody runs
+	w.wake.L = &w.mu
+	ran := 0
+	var own turn
+	own.workers = w
+	own.step = func() (more, over bool) {
+		if ran++; ran == 2 {
+			own.notify(true) // meanwhile: never two at a time
+		}
+		return false, false
+	}
+	own.notify(true)
+	if ran != 1 || w.first != nil {
+		t.Errorf("it ran %d times", ran)
+	}
+	own.notify(true)
+	if ran != 2 || w.first != &own {
+		t.Errorf("it ran %d times, and once more by a worker: %v", ran, w.first == &own)
+	}
+	own.notify(true) // it waits for a worker already
+	if ran != 2 {
+		t.Errorf("it ran %d times", ran)
+	}
+	w.stop()
+	w.work()
+	if ran != 3 || own.state.Load() != turnIdle {
+		t.Errorf("it ran %d times, and is in state %d", ran, own.state.Load())
+	}
+}
+
 func TestTurnThatIsOverNeverRunsAgain(t *testing.T) {
 	w, stop := startWorkers(2)
 	ran := 0
@@ -121,9 +153,13 @@ func BenchmarkTurn(b *testing.B) {
 		ran <- struct{}{}
 		return false, false
 	}}
-	b.ReportAllocs()
-	for b.Loop() {
-		turn.notify(false)
-		<-ran
+	for name, free := range map[string]bool{"queued": false, "free": true} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				turn.notify(free)
+				<-ran
+			}
+		})
 	}
 }

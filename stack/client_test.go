@@ -79,18 +79,27 @@ func (h handler) ServeEcho(ctx context.Context, t nat.Tuple, in nat.EchoInside) 
 }
 
 // wire is a Device whose other end is a netstack of its own, the client; raw
-// packets may be sent over it too, and everything the Stack sends is seen.
+// packets may be sent over it too, and everything the Stack sends is seen. It
+// has the offloads that the Stack is told of.
 type wire struct {
+	t      testing.TB
 	ep     *channel.Endpoint // of the client
 	client *gstack.Stack
 	life   context.Context
 	cut    context.CancelFunc
+	config Config
+
+	joiner joiner
+	read   int    // packets
+	ahead  []byte // was read, and does not go with the one before
+
+	joined, split atomic.Int64 // packets of many that were read, and written
 
 	out chan []byte
 }
 
-func newWire(t testing.TB) *wire {
-	w := &wire{ep: channel.New(4096, testMTU, ""), out: make(chan []byte, 1<<16)}
+func newWire(t testing.TB, c Config) *wire {
+	w := &wire{t: t, config: c, ep: channel.New(4096, testMTU, ""), out: make(chan []byte, 1<<16)}
 	w.life, w.cut = context.WithCancel(context.Background())
 	w.client = gstack.New(gstack.Options{
 		NetworkProtocols:         []gstack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
@@ -123,13 +132,39 @@ func newWire(t testing.TB) *wire {
 
 // Read implements Device.
 func (w *wire) Read(bufs [][]byte) (int, error) {
-	p := w.ep.ReadContext(w.life)
-	if p == nil {
-		return 0, os.ErrClosed
+	packet := w.ahead
+	if w.ahead = nil; packet == nil {
+		p := w.ep.ReadContext(w.life)
+		if p == nil {
+			return 0, os.ErrClosed
+		}
+		packet = bytes.Clone(p.ToView().AsSlice())
+		p.DecRef()
 	}
-	defer p.DecRef()
-	clear(bufs[0])
-	return vnetSize + copy(bufs[1], p.ToView().AsSlice()), nil
+	j := &w.joiner
+	w.read++
+	if w.config.TCPOffload && w.read%4 != 0 && j.begin(packet) { // some come from a link, as they are
+		for w.ahead == nil {
+			p := w.ep.Read()
+			if p == nil {
+				break
+			}
+			next := bytes.Clone(p.ToView().AsSlice())
+			p.DecRef()
+			if !w.config.UDPOffload && j.p.transport == uint8(header.UDPProtocolNumber) || !j.add(next) {
+				w.ahead = next
+			}
+		}
+		j.end()
+		if j.vnet.gso != 0 {
+			w.joined.Add(1)
+		}
+		packet = j.b
+	} else {
+		j.vnet = vnetHeader{}
+	}
+	j.vnet.encode(bufs[0])
+	return vnetSize + copy(bufs[1], packet), nil
 }
 
 // Write implements Device.
@@ -137,7 +172,24 @@ func (w *wire) Write(bufs [][]byte) error {
 	if w.life.Err() != nil {
 		return os.ErrClosed
 	}
-	packet := bytes.Join(bufs[1:], nil)
+	var h vnetHeader
+	h.decode(bufs[0])
+	packets, err := cut(h, bytes.Join(bufs[1:], nil), w.config)
+	if err != nil {
+		w.t.Errorf("written with %+v: %v", h, err)
+		return err
+	}
+	if len(packets) > 1 {
+		w.split.Add(1)
+	}
+	for _, packet := range packets {
+		w.deliver(packet)
+	}
+	return nil
+}
+
+// deliver brings a packet to the client.
+func (w *wire) deliver(packet []byte) {
 	select {
 	case w.out <- packet:
 	default: // nobody looks
@@ -149,7 +201,6 @@ func (w *wire) Write(bufs [][]byte) error {
 	p := gstack.NewPacketBuffer(gstack.PacketBufferOptions{Payload: buffer.MakeWithData(packet)})
 	w.ep.InjectInbound(proto, p)
 	p.DecRef()
-	return nil
 }
 
 // Close implements Device.
@@ -168,7 +219,7 @@ func start(t testing.TB, h handler, c Config) (*Stack, *wire) {
 // startWith is start with any Handler.
 func startWith(t testing.TB, h Handler, c Config) (*Stack, *wire) {
 	t.Helper()
-	w := newWire(t)
+	w := newWire(t, c)
 	if c.MTU == 0 {
 		c.MTU = testMTU
 	}
@@ -193,6 +244,12 @@ func protoOf(a netip.Addr) tcpip.NetworkProtocolNumber {
 // connection is ours, not gonet's, so that it can end with RST too.
 func (w *wire) dial(t testing.TB, transport tcpip.TransportProtocolNumber, to netip.Addr, port uint16) (*conn, tcpip.Error) {
 	t.Helper()
+	return w.dialFrom(t, 0, transport, to, port)
+}
+
+// dialFrom is dial from a port of the client's.
+func (w *wire) dialFrom(t testing.TB, from uint16, transport tcpip.TransportProtocolNumber, to netip.Addr, port uint16) (*conn, tcpip.Error) {
+	t.Helper()
 	queue := new(waiter.Queue)
 	ep, err := w.client.NewEndpoint(transport, protoOf(to), queue)
 	if err != nil {
@@ -201,6 +258,12 @@ func (w *wire) dial(t testing.TB, transport tcpip.TransportProtocolNumber, to ne
 	entry, notify := waiter.NewChannelEntry(waiter.WritableEvents | waiter.EventErr | waiter.EventHUp)
 	queue.EventRegister(&entry)
 	defer queue.EventUnregister(&entry)
+	if from != 0 {
+		if err = ep.Bind(tcpip.FullAddress{Port: from}); err != nil {
+			ep.Close()
+			return nil, err
+		}
+	}
 	err = ep.Connect(tcpip.FullAddress{NIC: 1, Addr: address(to), Port: port})
 	if _, started := err.(*tcpip.ErrConnectStarted); started {
 		<-notify
@@ -225,9 +288,12 @@ func (w *wire) mustDial(t testing.TB, transport tcpip.TransportProtocolNumber, t
 }
 
 // injectPacket lets in a packet of which nothing is known.
-func (s *Stack) injectPacket(b []byte) {
+func (s *Stack) injectPacket(b []byte) { s.injectWith(vnetHeader{}, b) }
+
+// injectWith lets in a packet that is what h says.
+func (s *Stack) injectWith(h vnetHeader, b []byte) {
 	room := buffer.NewViewSize(maxPacket)
-	f := frame{room: room}
+	f := frame{room: room, vnet: h}
 	f.b = room.AsSlice()[:copy(room.AsSlice(), b)]
 	s.inject(&f)
 	if f.room != nil {

@@ -99,6 +99,13 @@ func classOf(packet []byte) uint8 {
 	return class
 }
 
+func hopsOf(packet []byte) uint8 {
+	if header.IPVersion(packet) == header.IPv6Version {
+		return header.IPv6(packet).HopLimit()
+	}
+	return header.IPv4(packet).TTL()
+}
+
 // fragments cuts a packet into pieces that fit the MTU, at least two (RFC 8200
 // section 4.5, RFC 791 section 3.2).
 func fragments(packet []byte, id uint32) [][]byte {

@@ -43,39 +43,44 @@ func randomBytes(t testing.TB, n int) []byte {
 }
 
 func TestTCPCarriesBytesBothWays(t *testing.T) {
-	for _, f := range families {
-		t.Run(f.name, func(t *testing.T) {
-			tuples := make(chan nat.Tuple, 1)
-			echo := accept(t, func(c *conn) {
-				if _, err := io.Copy(c, c); err != nil {
-					t.Errorf("copy: %v", err)
+	for _, wiring := range wirings {
+		for _, f := range families {
+			t.Run(wiring.name+" "+f.name, func(t *testing.T) {
+				tuples := make(chan nat.Tuple, 1)
+				echo := accept(t, func(c *conn) {
+					if _, err := io.Copy(c, c); err != nil {
+						t.Errorf("copy: %v", err)
+					}
+					_ = c.CloseWrite()
+				})
+				_, w := start(t, handler{tcp: func(ctx context.Context, tuple nat.Tuple, in nat.TCPInside) {
+					tuples <- tuple
+					echo(ctx, tuple, in)
+				}}, wiring.c)
+				c := w.mustDial(t, tcp.ProtocolNumber, f.dest, 80)
+				if got := <-tuples; got.Proto != nat.TCP || got.Anycast != netip.AddrPortFrom(f.dest, 80) || got.Client.Addr() != f.client {
+					t.Errorf("tuple %v", got)
 				}
-				_ = c.CloseWrite()
+				sent := randomBytes(t, 3<<20)
+				var wg sync.WaitGroup
+				wg.Go(func() {
+					if _, err := c.Write(sent); err != nil {
+						t.Errorf("write: %v", err)
+					}
+					if err := c.CloseWrite(); err != nil {
+						t.Errorf("close write: %v", err)
+					}
+				})
+				got, err := io.ReadAll(c)
+				wg.Wait()
+				if err != nil || !bytes.Equal(got, sent) {
+					t.Errorf("%d bytes came back of %d, or others, %v", len(got), len(sent), err)
+				}
+				if joined, split := w.joined.Load(), w.split.Load(); (joined > 0) != wiring.c.TCPOffload || (split > 0) != wiring.c.TCPOffload {
+					t.Errorf("%d packets of several segments were read, and %d written", joined, split)
+				}
 			})
-			_, w := start(t, handler{tcp: func(ctx context.Context, tuple nat.Tuple, in nat.TCPInside) {
-				tuples <- tuple
-				echo(ctx, tuple, in)
-			}}, Config{})
-			c := w.mustDial(t, tcp.ProtocolNumber, f.dest, 80)
-			if got := <-tuples; got.Proto != nat.TCP || got.Anycast != netip.AddrPortFrom(f.dest, 80) || got.Client.Addr() != f.client {
-				t.Errorf("tuple %v", got)
-			}
-			sent := randomBytes(t, 3<<20)
-			var wg sync.WaitGroup
-			wg.Go(func() {
-				if _, err := c.Write(sent); err != nil {
-					t.Errorf("write: %v", err)
-				}
-				if err := c.CloseWrite(); err != nil {
-					t.Errorf("close write: %v", err)
-				}
-			})
-			got, err := io.ReadAll(c)
-			wg.Wait()
-			if err != nil || !bytes.Equal(got, sent) {
-				t.Errorf("%d bytes came back of %d, or others, %v", len(got), len(sent), err)
-			}
-		})
+		}
 	}
 }
 

@@ -20,7 +20,9 @@ import (
 )
 
 // flows starts a Stack that hands over the accepted flows as they are.
-func flows(t testing.TB) (*Stack, *wire, <-chan *tcpConn) {
+func flows(t testing.TB) (*Stack, *wire, <-chan *tcpConn) { return flowsOn(t, Config{}) }
+
+func flowsOn(t testing.TB, config Config) (*Stack, *wire, <-chan *tcpConn) {
 	accepted := make(chan *tcpConn, 1)
 	s, w := start(t, handler{tcp: func(ctx context.Context, _ nat.Tuple, in nat.TCPInside) {
 		c, err := in.Accept(context.Background())
@@ -31,7 +33,7 @@ func flows(t testing.TB) (*Stack, *wire, <-chan *tcpConn) {
 		accepted <- c.(*tcpConn)
 		<-ctx.Done()
 		_ = c.Reset()
-	}}, Config{})
+	}}, config)
 	return s, w, accepted
 }
 
@@ -346,11 +348,19 @@ func BenchmarkMoveTo(b *testing.B) {
 			c := <-accepted
 			data := make([]byte, size)
 			var to counter
+			told := make(chan struct{}, 1)
+			c.Watch(func(bool) {
+				select {
+				case told <- struct{}{}:
+				default:
+				}
+			})
 			b.SetBytes(int64(size))
 			b.ReportAllocs()
 			for b.Loop() {
 				client.send(header.TCPFlagAck|header.TCPFlagPsh, data)
 				for to = 0; int(to) < size; {
+					<-told
 					if err := c.MoveTo(&to); err != nil {
 						b.Fatal(err)
 					}

@@ -7,19 +7,22 @@ import (
 	"net/netip"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/net/nettest"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
-	"gvisor.dev/gvisor/pkg/tcpip/header"
 
 	"aarptun/nat"
 )
 
-// loopback is a Resolver that knows one member: this host.
+// loopback is a Resolver that knows one member of each family: this host.
 type loopback struct{}
 
-func (loopback) Resolve(context.Context, netip.Addr, netip.Addr) (netip.Addr, error) {
+func (loopback) Resolve(_ context.Context, _, aa netip.Addr) (netip.Addr, error) {
+	if aa.Is6() {
+		return netip.IPv6Loopback(), nil
+	}
 	return netip.MustParseAddr("127.0.0.1"), nil
 }
 
@@ -32,7 +35,7 @@ func (loopback) Echo(context.Context, netip.Addr, uint8, bool, []byte) ([]byte, 
 
 // translate runs a Stack whose handler is a real Translator that dials real
 // sockets on loopback.
-func translate(t testing.TB, c Config) *wire {
+func translate(t testing.TB, c Config) (*wire, *nat.Translator) {
 	t.Helper()
 	kernel, err := nat.NewKernel(nil)
 	if err != nil {
@@ -43,14 +46,16 @@ func translate(t testing.TB, c Config) *wire {
 			t.Errorf("close: %v", err)
 		}
 	})
-	translator, err := nat.New(nat.Config{Resolver: loopback{}, Outside: kernel, Pinger: loopback{}})
+	timeouts := nat.DefaultTimeouts()
+	timeouts.UDPIdle = 5 * time.Second // so that tests can leave many behind
+	translator, err := nat.New(nat.Config{Resolver: loopback{}, Outside: kernel, Pinger: loopback{}, Timeouts: timeouts})
 	if err != nil {
 		t.Fatal(err)
 	}
 	run(t, kernel.Run)
 	run(t, translator.Run)
 	_, w := startWith(t, translator, c)
-	return w
+	return w, translator
 }
 
 // run runs what runs until the test ends.
@@ -70,33 +75,42 @@ func run(t testing.TB, f func(context.Context) error) {
 // TestConnThroughTheTranslator holds a flow, client netstack to member socket,
 // to all that a net.Conn promises.
 func TestConnThroughTheTranslator(t *testing.T) {
-	w := translate(t, Config{})
-	nettest.TestConn(t, func() (c1, c2 net.Conn, stop func(), err error) {
-		listener, err := net.Listen("tcp4", "127.0.0.1:0")
-		if err != nil {
-			return nil, nil, nil, err
+	for _, wiring := range wirings {
+		for _, f := range families {
+			t.Run(wiring.name+" "+f.name, func(t *testing.T) {
+				t.Parallel() // it waits more than it works
+				ua, _ := loopback{}.Resolve(t.Context(), f.client, f.dest)
+				listener, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(ua, 0)))
+				if err != nil {
+					t.Skipf("no loopback of this family: %v", err)
+				}
+				defer func() { _ = listener.Close() }() // nothing is buffered in it
+				w, _ := translate(t, wiring.c)
+				nettest.TestConn(t, func() (c1, c2 net.Conn, stop func(), err error) { return connect(w, f.dest, listener) })
+			})
 		}
-		accepted := make(chan net.Conn, 1)
-		go func() {
-			c, err := listener.Accept()
-			if err == nil {
-				accepted <- c
-			}
-			close(accepted)
-		}()
-		port := listener.Addr().(*net.TCPAddr).Port
-		c1, err = gonet.DialContextTCP(context.Background(), w.client,
-			tcpip.FullAddress{NIC: 1, Addr: address(any4), Port: uint16(port)}, header.IPv4ProtocolNumber)
-		if err != nil {
-			_ = listener.Close()
-			return nil, nil, nil, err
+	}
+}
+
+// connect makes a flow and returns both its ends.
+func connect(w *wire, aa netip.Addr, listener *net.TCPListener) (c1, c2 net.Conn, stop func(), err error) {
+	accepted := make(chan net.Conn, 1)
+	go func() {
+		c, err := listener.Accept()
+		if err == nil {
+			accepted <- c
 		}
-		c2, ok := <-accepted
-		if !ok {
-			return nil, nil, nil, fmt.Errorf("the member accepted nothing")
-		}
-		return c1, c2, func() {
-			_, _, _ = c1.Close(), c2.Close(), listener.Close()
-		}, nil
-	})
+		close(accepted)
+	}()
+	port := listener.Addr().(*net.TCPAddr).Port
+	c1, err = gonet.DialContextTCP(context.Background(), w.client,
+		tcpip.FullAddress{NIC: 1, Addr: address(aa), Port: uint16(port)}, protoOf(aa))
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	c2, ok := <-accepted
+	if !ok {
+		return nil, nil, nil, fmt.Errorf("the member accepted nothing")
+	}
+	return c1, c2, func() { _, _ = c1.Close(), c2.Close() }, nil
 }

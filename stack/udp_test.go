@@ -33,33 +33,107 @@ func udpEcho(flows chan<- nat.Tuple) func(context.Context, nat.Tuple, nat.UDPIns
 }
 
 func TestUDPCarriesDatagramsOfEverySize(t *testing.T) {
-	for _, f := range families {
-		t.Run(f.name, func(t *testing.T) {
-			flows := make(chan nat.Tuple, 2)
-			_, w := start(t, handler{udp: udpEcho(flows)}, Config{})
-			c := w.mustDial(t, udp.ProtocolNumber, f.dest, 53)
-			largest := 65507
-			if f.dest.Is6() {
-				largest = 65527
-			}
-			for _, n := range []int{1, 0, 1200, testMTU - 48, testMTU - 47, 8000, largest} {
-				sent := randomBytes(t, n)
-				if _, err := c.endpointWrite(sent); err != nil {
-					t.Fatalf("%d bytes: %v", n, err)
+	for _, wiring := range wirings {
+		for _, f := range families {
+			t.Run(wiring.name+" "+f.name, func(t *testing.T) {
+				flows := make(chan nat.Tuple, 2)
+				_, w := start(t, handler{udp: udpEcho(flows)}, wiring.c)
+				c := w.mustDial(t, udp.ProtocolNumber, f.dest, 53)
+				largest := 65507
+				if f.dest.Is6() {
+					largest = 65527
+				}
+				for _, n := range []int{1, 0, 1200, testMTU - 48, testMTU - 47, 8000, largest} {
+					sent := randomBytes(t, n)
+					if _, err := c.endpointWrite(sent); err != nil {
+						t.Fatalf("%d bytes: %v", n, err)
+					}
+					got := make([]byte, 65535)
+					m, err := c.Read(got)
+					if err != nil || !bytes.Equal(got[:m], sent) {
+						t.Errorf("%d bytes came back as %d, or others, %v", n, m, err)
+					}
+				}
+				if got := <-flows; got.Anycast != netip.AddrPortFrom(f.dest, 53) || got.Client.Addr() != f.client || got.Proto != nat.UDP {
+					t.Errorf("flow %v", got)
+				}
+				if len(flows) != 0 {
+					t.Error("one socket made two flows")
+				}
+			})
+		}
+	}
+}
+
+// TestUDPSeveralAtOnce: what a member sends in one go arrives as the datagrams
+// that it is, whatever the device can, and what a client sends in one go is
+// handed over so.
+func TestUDPSeveralAtOnce(t *testing.T) {
+	const size, count, last = 1000, 20, 7
+	for _, wiring := range wirings {
+		for _, f := range families {
+			t.Run(wiring.name+" "+f.name, func(t *testing.T) {
+				data := randomBytes(t, size*(count-1)+last)
+				m := nat.Meta{Class: 0x2a, Hops: 33}
+				atOnce := make(chan int, count)
+				_, w := start(t, handler{udp: func(ctx context.Context, _ nat.Tuple, in nat.UDPInside) {
+					defer context.AfterFunc(ctx, func() { _ = in.Close() })()
+					if _, err := in.Receive(); err != nil {
+						t.Errorf("Receive: %v", err)
+					}
+					if err := in.Send(nat.Datagram{Data: data, Segment: size, Meta: m}); err != nil {
+						t.Errorf("Send: %v", err)
+					}
+					for rest := data; len(rest) > 0; {
+						d, err := in.Receive()
+						if err != nil {
+							t.Errorf("Receive: %v", err)
+							return
+						}
+						atOnce <- (len(d.Data) + d.Size() - 1) / d.Size()
+						for piece := range d.Pieces() {
+							if want := rest[:min(size, len(rest))]; !bytes.Equal(piece, want) {
+								t.Errorf("a datagram of %d bytes or others, want %d", len(piece), len(want))
+								return
+							}
+							rest = rest[len(piece):]
+						}
+						if d.Free != nil {
+							d.Free()
+						}
+					}
+					close(atOnce)
+				}}, wiring.c)
+				c := w.mustDial(t, udp.ProtocolNumber, f.dest, 53)
+				if _, err := c.Write([]byte("hello")); err != nil {
+					t.Fatal(err)
 				}
 				got := make([]byte, 65535)
-				m, err := c.Read(got)
-				if err != nil || !bytes.Equal(got[:m], sent) {
-					t.Errorf("%d bytes came back as %d, or others, %v", n, m, err)
+				for rest := data; len(rest) > 0; rest = rest[min(size, len(rest)):] {
+					if n, err := c.Read(got); err != nil || !bytes.Equal(got[:n], rest[:min(size, len(rest))]) {
+						t.Fatalf("%d bytes came, or others, %v", n, err)
+					}
+					if b := <-w.out; classOf(b) != m.Class || hopsOf(b) != m.Hops {
+						t.Errorf("class %#x, hop limit %d", classOf(b), hopsOf(b))
+					}
 				}
-			}
-			if got := <-flows; got.Anycast != netip.AddrPortFrom(f.dest, 53) || got.Client.Addr() != f.client || got.Proto != nat.UDP {
-				t.Errorf("flow %v", got)
-			}
-			if len(flows) != 0 {
-				t.Error("one socket made two flows")
-			}
-		})
+				if split := w.split.Load(); split != map[bool]int64{true: 1}[wiring.c.UDPOffload] {
+					t.Errorf("%d packets of several datagrams were written", split)
+				}
+				for rest := data; len(rest) > 0; rest = rest[min(size, len(rest)):] {
+					if _, err := c.Write(rest[:min(size, len(rest))]); err != nil {
+						t.Fatal(err)
+					}
+				}
+				sum := 0
+				for n := range atOnce {
+					sum += n
+				}
+				if sum != count {
+					t.Errorf("%d datagrams arrived of %d", sum, count)
+				}
+			})
+		}
 	}
 }
 
