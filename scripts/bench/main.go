@@ -35,6 +35,7 @@ var commands = map[string]func(args []string) (int, error){
 	"report": reportCommand,
 	"load":   loadCommand,
 	"member": memberCommand,
+	"relay":  relayCommand,
 }
 
 func main() {

@@ -73,9 +73,11 @@ type target struct {
 	sources  []netip.Addr // of the client
 }
 
-func translates(v variant) bool { return v.process }
+func translates(v variant) bool { return v.process && !v.tcpOnly }
 
 func everyone(variant) bool { return true }
+
+func whole(v variant) bool { return !v.tcpOnly }
 
 // groups are all there is to measure, in the order in which it is.
 var groups = []group{
@@ -90,7 +92,7 @@ var groups = []group{
 		name: "tcp4", title: "TCP, IPv4", fits: everyone,
 		rows: tcpRows("tcp4", false, func(t target) netip.Addr { return t.ip4 }, []stream{{up: true, n: 1}, {n: 1}}),
 	},
-	{name: "udp", title: "UDP", fits: everyone, rows: udpRows,
+	{name: "udp", title: "UDP", fits: whole, rows: udpRows,
 		note: "A flood is as many datagrams as the sender can send from one socket: it mostly shows how the cores are shared. Received is what the member's socket got."},
 	{name: "latency", title: "Request and response", fits: everyone, rows: []row{{
 		name: "rr", title: "request/response",
@@ -120,7 +122,7 @@ var groups = []group{
 		},
 	}}, note: "One connection after the other, each to an AA that has not been asked for since the start: the probe and its reply are part of the connect."},
 	{
-		name: "lan", title: "A forwarded LAN client, IPv6", fits: func(v variant) bool { return !v.inner },
+		name: "lan", title: "A forwarded LAN client, IPv6", fits: func(v variant) bool { return !v.inner && !v.tcpOnly },
 		rows: tcpRows("lan", false, func(t target) netip.Addr { return t.ip6 }, []stream{{up: true, n: 1}, {n: 1}}),
 		note: "The load runs on a host behind the client, which forwards.",
 	},
@@ -137,7 +139,7 @@ var groups = []group{
 			{key: "settled", title: "until that was so", unit: "s", digits: 1, less: true, bare: true},
 		},
 	}}, note: "Resident memory of the translator's process (VmRSS); the kernel's sockets are not in it. The memory after is the first that is within a tenth of that before, or what it is when the time for that is over."},
-	{name: "growth", title: "Cost of growth", fits: everyone, rows: []row{{
+	{name: "growth", title: "Cost of growth", fits: whole, rows: []row{{
 		name: "growth", title: "TCP x1",
 		ask: func(s scale, t target) request {
 			return request{Kind: "growth", To: one(t.ip6), Sources: t.sources, Seconds: s.Seconds, Few: 10, Flows: s.Growth}

@@ -19,6 +19,7 @@ type variant struct {
 	resolves   bool   // it takes AA; it is ours
 	inner      bool   // the load runs in a namespace that the translator makes reachable
 	toUA       bool   // the load dials UA: it knows no AA
+	tcpOnly    bool   // it does for a few rows, as a limit
 	program    string // that must be there, and which Debian package has it
 	pkg        string
 	start      func(*lab) (*running, error)
@@ -48,6 +49,10 @@ var variants = []variant{
 	{
 		name: "slirp4netns", what: "slirp4netns, MTU 65520; the client is in its namespace and dials UA",
 		peer: true, process: true, inner: true, toUA: true, program: "slirp4netns", pkg: "slirp4netns", start: startSlirp,
+	},
+	{
+		name: "relay", what: "the limit of what ends flows in user space: the client dials AA on its own loopback, and a program joins two kernel sockets by splice(2)",
+		process: true, tcpOnly: true, start: startRelay,
 	},
 	{name: aarptunOn, what: "aarptun run --offload-gso on; the client dials AA", process: true, resolves: true, start: aarptunWith("on")},
 	{name: "aarptun-gso-off", what: "aarptun run --offload-gso off; the client dials AA", process: true, resolves: true, start: aarptunWith("off")},
@@ -128,6 +133,24 @@ func startNft(l *lab) (*running, error) {
 		return nil, fmt.Errorf("nft: %w: %s", err, out)
 	}
 	return &running{stop: func() error { return l.do("ip netns exec client nft delete table inet bench") }}, nil
+}
+
+func startRelay(l *lab) (*running, error) {
+	own, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	own4 := func(verb string) string { return fmt.Sprintf("ip -n client addr %s %s/32 dev lo", verb, l.aa4) }
+	own6 := func(verb string) string { return fmt.Sprintf("ip -n client -6 addr %s %s/128 dev lo", verb, l.aa) }
+	if err := l.all(own6("replace"), own4("replace")); err != nil {
+		return nil, err
+	}
+	p, err := l.spawn("client", "relay", own, "relay", "--ua", l.ua.String(), "--ua4", l.ua4.String())
+	remove := func() error { return l.all(own6("del"), own4("del")) }
+	if err != nil {
+		return nil, errors.Join(err, remove())
+	}
+	return orStopped(p, func() error { return errors.Join(p.stop(), remove()) }, p.says("relaying"))
 }
 
 func startTun2socks(l *lab) (*running, error) {
