@@ -308,3 +308,57 @@ func TestKernelTCPDialEndsWithItsContext(t *testing.T) {
 		t.Errorf("%d of %d slots are free", len(kernel.poller.unused), len(kernel.poller.slots))
 	}
 }
+
+// BenchmarkKernelTCP moves what a member sends, and what is sent to it.
+func BenchmarkKernelTCP(b *testing.B) {
+	data := make([]byte, 64<<10)
+	b.Run("MoveTo", func(b *testing.B) {
+		leg, peer := dialPair(b, newTestKernel(b), netip.MustParseAddr("127.0.0.1"))
+		var to discarder
+		b.SetBytes(int64(len(data)))
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := peer.Write(data); err != nil {
+				b.Fatal(err)
+			}
+			for to.n = 0; to.n < len(data); {
+				if err := leg.MoveTo(&to); err != nil {
+					b.Fatal(err)
+				}
+				if to.n < len(data) {
+					<-leg.happened
+				}
+			}
+		}
+	})
+	b.Run("TryWrite", func(b *testing.B) {
+		leg, peer := dialPair(b, newTestKernel(b), netip.MustParseAddr("127.0.0.1"))
+		into := make([]byte, len(data))
+		b.SetBytes(int64(len(data)))
+		b.ReportAllocs()
+		for b.Loop() {
+			if n, err := leg.TryWrite(data); n != len(data) || err != nil {
+				b.Fatal(n, err)
+			}
+			if _, err := io.ReadFull(peer, into); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+// discarder takes all.
+type discarder struct {
+	n    int
+	room [mostTaken]byte
+}
+
+// TryReadFrom implements [TryReaderFrom].
+func (d *discarder) TryReadFrom(r io.Reader, n int) (int, error) {
+	n, err := io.ReadFull(r, d.room[:n])
+	d.n += n
+	if err != nil {
+		return 0, nil // r knows why
+	}
+	return n, nil
+}
