@@ -191,10 +191,12 @@ start_responders() {
 }
 RESPONDERS=()
 
-# start_aarptun [FLAGS]: sets $DAEMON and returns when it is ready.
+# start_aarptun [FLAGS]: sets $DAEMON and returns when it is ready. What
+# AARPTUN_RUN_FLAGS has is added to its flags.
 start_aarptun() {
 	: >"$TMP/ready"
-	ip netns exec client "$AARPTUN" run -p $PREFIX -p $PREFIX4 --static $AA4=$UA1_4 --cache-ttl 1s --log-level debug "$@" \
+	# shellcheck disable=SC2086 # it may be several
+	ip netns exec client "$AARPTUN" run -p $PREFIX -p $PREFIX4 --static $AA4=$UA1_4 --cache-ttl 1s --log-level debug ${AARPTUN_RUN_FLAGS:-} "$@" \
 		>"$TMP/ready" 2>>"$TMP/aarptun.log" &
 	DAEMON=$!
 	PIDS+=("$DAEMON")

@@ -79,7 +79,10 @@ fuzz() {
 }
 
 case "${1:-}" in
-"") lint && unit && end_to_end netns-test.sh members-test.sh fidelity.sh attack.sh "soak.sh --for 60s" ;;
+"")
+	lint && unit && end_to_end netns-test.sh members-test.sh fidelity.sh attack.sh "soak.sh --for 60s" "bench.sh --quick" &&
+		AARPTUN_RUN_FLAGS="--offload-gso off" end_to_end netns-test.sh
+	;;
 --lint) lint ;;
 --fuzz) fuzz "${2:?--fuzz wants a time, such as 10s}" ;;
 -h | --help) usage ;;

@@ -108,7 +108,8 @@ func writePage(w io.Writer, r *results, charts string) {
 	p("something, figures of different machines do not. Goals are for the variant")
 	p("aarptun; the best peer is the best of %s. A sample that failed is left", peersOf(r))
 	p("out, and that is said; if its translator used no CPU, it cannot have carried the")
-	p("traffic, and there is no figure at all.\n")
+	p("traffic, and there is no figure at all. What stands in the way of a goal that is")
+	p("missed is in [performance-limits.md](performance-limits.md).\n")
 	p("| variant | what it is |\n|-|-|")
 	for _, v := range r.Variants {
 		p("| %s | %s |", v.Name, v.What)
