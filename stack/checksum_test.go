@@ -126,9 +126,15 @@ func TestDatagramWithAWrongChecksum(t *testing.T) {
 				s.injectWith(h, corrupt(right))
 				want(corrupt(data), "one that is not to be verified")
 			}
-			none := bytes.Clone(right)
-			header.UDP(none[len(none)-len(data)-header.UDPMinimumSize:]).SetChecksum(0)
-			s.injectPacket(none) // only IPv4 lets a datagram have none (RFC 8200 section 8.1)
+			// Only IPv4 lets a datagram have none, also if it would be right as zero
+			// (RFC 8200 section 8.1).
+			message := right[len(right)-len(data)-header.UDPMinimumSize:]
+			copy(data, []byte{0, 0})
+			copy(data, header.UDP(udpDatagram(f.client, f.dest, 4000, data)[len(right)-len(message):])[6:8])
+			copy(message[header.UDPMinimumSize:], data)
+			none := right
+			header.UDP(message).SetChecksum(0)
+			s.injectPacket(none)
 			if f.dest.Is4() {
 				want(data, "one without a checksum")
 				wrong := bytes.Clone(right)

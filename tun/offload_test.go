@@ -101,7 +101,7 @@ type host struct {
 func newHostWith(t *testing.T, mode OffloadMode, v4 bool) *host {
 	h := openWith(t, mode)
 	for _, a := range []string{"203.0.113.9/32", "2001:db8:c::9/128"} {
-		ip(t, "addr", "add", a, "dev", "lo")
+		ip(t, "addr", "add", a, "dev", "lo", "nodad")
 	}
 	must(t, h.AddRoutes())
 	all := &host{t: t, d: h.Device(), has: h.Offload(), v4: v4, client: netip.MustParseAddr("2001:db8:c::9"), aa: testAA}
@@ -221,12 +221,21 @@ func (h *host) sendSegments(total int) (large int) {
 	fd := h.socket(unix.SOCK_STREAM)
 	syn := header.TCP(h.next(header.TCPProtocolNumber).message)
 	seq, mss := uint32(7), uint16(1400)
-	h.answer(syn, header.TCPFields{SeqNum: seq, AckNum: syn.SequenceNumber() + 1, Flags: header.TCPFlagSyn | header.TCPFlagAck},
-		[]byte{header.TCPOptionMSS, header.TCPOptionMSSLength, byte(mss >> 8), byte(mss)})
+	accept := func() {
+		h.answer(syn, header.TCPFields{SeqNum: seq, AckNum: syn.SequenceNumber() + 1, Flags: header.TCPFlagSyn | header.TCPFlagAck},
+			[]byte{header.TCPOptionMSS, header.TCPOptionMSSLength, byte(mss >> 8), byte(mss)})
+	}
+	accept()
 	first := syn.SequenceNumber() + 1
 	sent, data := 0, make([]byte, 64<<10)
 	for got := uint32(0); int(got) < total; {
 		if sent < total {
+			if int(got) == sent { // nothing is under way, and the kernel may not have dealt with the last answer
+				_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}, 1000)
+				if err != nil && !errors.Is(err, unix.EINTR) {
+					h.t.Fatal(err)
+				}
+			}
 			if n, err := unix.Write(fd, data[:min(len(data), total-sent)]); err == nil {
 				sent += n
 			} else if !errors.Is(err, unix.EAGAIN) {
@@ -235,6 +244,10 @@ func (h *host) sendSegments(total int) (large int) {
 		}
 		a := h.next(header.TCPProtocolNumber)
 		segment := header.TCP(a.message)
+		if segment.Flags().Contains(header.TCPFlagSyn) {
+			accept() // once more
+			continue
+		}
 		payload := len(segment.Payload())
 		switch kind := map[bool]byte{true: 1, false: 4}[h.v4]; {
 		case a.gso == 0 && (len(a.packet) > defaultMTU || payload > int(mss)):
