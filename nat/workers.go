@@ -47,8 +47,8 @@ func (t *turn) notify(free bool) {
 	}
 }
 
+// run does a turn whose state is turnRunning.
 func (t *turn) run() {
-	t.state.Store(turnRunning)
 	more, over := t.step()
 	switch {
 	case over:
@@ -96,6 +96,7 @@ func (w *workers) work() {
 		}
 		t.next = nil
 		w.mu.Unlock()
+		t.state.Store(turnRunning) // what has happened while it was queued is seen by the step
 		t.run()
 	}
 }
