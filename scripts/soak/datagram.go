@@ -122,7 +122,7 @@ func (f *flow) udp(ctx context.Context, port uint16, size, rounds int, pause tim
 		}
 		old := binary.BigEndian.Uint16(echo[at:])
 		if !bytes.Equal(echo, datagram(old)) {
-			return false, fmt.Errorf("%w in datagram %d", errCorrupt, seq)
+			return false, fmt.Errorf("%w in datagram %d: answer to %d: %s", errCorrupt, seq, old, difference(echo, datagram(old)))
 		}
 		if f.member == "" {
 			f.member = strings.Clone(string(name))
@@ -157,12 +157,22 @@ func (f *flow) echo(ctx context.Context, size, rounds int, pause time.Duration, 
 			return false, fmt.Errorf("%w: no echo reply: %d bytes", errCorrupt, len(got))
 		}
 		old := binary.BigEndian.Uint16(got[6:])
-		if !bytes.Equal(got[icmpHeader:], f.content(old, size)) {
-			return false, fmt.Errorf("%w in echo %d", errCorrupt, seq)
+		if want := f.content(old, size); !bytes.Equal(got[icmpHeader:], want) {
+			return false, fmt.Errorf("%w in echo %d: answer to %d: %s", errCorrupt, seq, old, difference(got[icmpHeader:], want))
 		}
 		return old == seq, nil
 	}}
 	return f.datagrams(ctx, e, size, rounds, pause, again)
+}
+
+// difference tells where two messages differ.
+func difference(got, want []byte) string {
+	at := 0
+	for at < min(len(got), len(want)) && got[at] == want[at] {
+		at++
+	}
+	return fmt.Sprintf("%d bytes of %d, from byte %d on % x instead of % x", len(got), len(want), at,
+		got[at:min(at+16, len(got))], want[at:min(at+16, len(want))])
 }
 
 // pingSocket is connected, so it hears only AA.
