@@ -107,7 +107,10 @@ func (c *tcpConn) moveSmall(w nat.TryWriter) (more bool, err error) {
 	n, err := w.TryWrite(g.room)
 	if n > 0 {
 		d := discard(n)
-		_, _ = c.endpoint.Read(&d, tcpip.ReadOptions{}) // fails only if it has been reset since
+		if _, failed := c.endpoint.Read(&d, tcpip.ReadOptions{}); d != 0 {
+			// It has been reset since. Whatever it is, no byte goes twice.
+			return false, fmt.Errorf("stack: %d bytes are gone that were written: %v: %w", int(d), failed, syscall.ECONNABORTED)
+		}
 		c.taken(n)
 	}
 	return err == nil && n == len(g.room), err
