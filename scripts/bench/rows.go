@@ -14,7 +14,7 @@ type scale struct {
 }
 
 var (
-	fullScale  = scale{Seconds: 2, Idle: 9000, Growth: 10000, Many: 100000, First: 50, Settle: 30}
+	fullScale  = scale{Seconds: 2, Idle: 9000, Growth: 10000, Many: 100000, First: 50, Settle: 8}
 	quickScale = scale{Seconds: 0.2, Idle: 200, Growth: 200, Many: 2000, First: 5, Settle: 1}
 )
 
