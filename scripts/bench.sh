@@ -117,6 +117,7 @@ add_lan
 ip -n router -6 route add $PREFIX via $UA1
 # Thousands of connections a second to one port must not run out of ports.
 set_sysctl client ipv4.ip_local_port_range '"1024 65535"'
+set_sysctl client ipv4.ip_local_reserved_ports 7001-7006 # where relay listens
 set_sysctl client ipv4.tcp_tw_reuse 1
 for ns in client m1; do
 	set_sysctl $ns core.somaxconn 16384
