@@ -175,7 +175,25 @@ func difference(got, want []byte) string {
 		got[at:min(at+16, len(got))], want[at:min(at+16, len(want))])
 }
 
-// pingSocket is connected, so it hears only AA.
+// pingConn hears one address. A connected ping socket hears all that answer its
+// id, and the kernel gives it one that may also be that of a raw socket, such as
+// aarptun's own.
+type pingConn struct {
+	*net.UDPConn
+	from netip.Addr
+}
+
+// Read implements [net.Conn].
+func (c pingConn) Read(b []byte) (int, error) {
+	for {
+		n, from, err := c.ReadFromUDPAddrPort(b)
+		if err != nil || from.Addr().Unmap() == c.from {
+			return n, err
+		}
+	}
+}
+
+// pingSocket is connected to AA.
 func pingSocket(aa netip.Addr) (net.Conn, error) {
 	family, proto := unix.AF_INET6, unix.IPPROTO_ICMPV6
 	var to unix.Sockaddr = &unix.SockaddrInet6{Addr: aa.As16()}
@@ -191,5 +209,9 @@ func pingSocket(aa netip.Addr) (net.Conn, error) {
 	if err := unix.Connect(fd, to); err != nil {
 		return nil, os.NewSyscallError("connect", err)
 	}
-	return net.FileConn(file)
+	conn, err := net.FileConn(file)
+	if err != nil {
+		return nil, err
+	}
+	return pingConn{conn.(*net.UDPConn), aa}, nil // a datagram socket is one, whatever its protocol
 }
