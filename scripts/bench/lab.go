@@ -92,7 +92,7 @@ func (p *process) eventually(so func() bool, what string) error {
 		select {
 		case err := <-p.done:
 			p.done <- err
-			return fmt.Errorf("%s ended (%v) before it would %s: %s", p.cmd.Args[4], err, what, p.tail())
+			return fmt.Errorf("%s ended (%v) before it would %s: %s", filepath.Base(p.cmd.Args[4]), err, what, p.tail())
 		default:
 		}
 	}

@@ -80,7 +80,11 @@ func (f *flows) all(want int) error {
 	if len(f.conns) >= want {
 		return nil
 	}
-	return fmt.Errorf("%d flows of %d could be opened: %w", len(f.conns), want, f.last)
+	err := f.last
+	if err == nil {
+		err = errors.New("the time for that was over")
+	}
+	return fmt.Errorf("%d flows of %d could be opened: %w", len(f.conns), want, err)
 }
 
 func (f *flows) close() {
