@@ -23,8 +23,8 @@ const (
 )
 
 // notify has the turn run, or run once more. It does not wait. It runs it by
-// itself if the caller is free to do that, which spares the way through the queue:
-// a request and its response took half as long again without it.
+// itself if the caller is free to do that, which spares the way through the queue,
+// up to half of the time of a request and its response (docs/adr, 12).
 func (t *turn) notify(free bool) {
 	if free && t.state.CompareAndSwap(turnIdle, turnRunning) {
 		t.run()
