@@ -30,7 +30,7 @@ func FuzzRequest(f *testing.F) {
 	for _, seed := range []string{
 		"", "\r\n", "GET", "GET /v1/status HTTP/1.1\r\nHost: x\r\n\r\n", "GET /v1/flows HTTP/1.0\r\n\r\n",
 		"GET /v1/pins HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-		"HEAD /v1/status HTTP/1.1\r\nHost: x\r\n\r\n", "OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n",
+		"HEAD /v1/status HTTP/1.1\r\nHost: x\r\n\r\n", "HEAD /v1/other HTTP/1.1\r\nHost: x\r\n\r\nquest", "OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n",
 		"POST /v1/status HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n",
 		"POST /v1/flows HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n",
 		"GET /v1/status HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n",
@@ -47,7 +47,7 @@ func FuzzRequest(f *testing.F) {
 			server := newServer("", newFixed(), slog.New(slog.NewTextHandler(panics{t}, &slog.HandlerOptions{Level: slog.LevelDebug})))
 			ended := make(chan error, 1)
 			go func() { ended <- server.http.Serve(listener) }()
-			checkAnswers(t, talk(listener.dial(), request))
+			checkAnswers(t, request, talk(listener.dial(), request))
 			if err := server.http.Close(); err != nil {
 				t.Error(err)
 			}
@@ -67,25 +67,55 @@ func talk(client net.Conn, request []byte) []byte {
 	return answers
 }
 
-// checkAnswers wants each answer to be a refusal or JSON.
-func checkAnswers(t *testing.T, answers []byte) {
+// checkAnswers wants each answer to be a refusal or JSON. The answer to a HEAD
+// tells of a body that it does not have (RFC 9110 9.3.2), so that answers can be
+// told apart only by who knows what was asked.
+func checkAnswers(t *testing.T, request, answers []byte) {
 	t.Helper()
+	asked := methods(request)
 	reader := bufio.NewReader(bytes.NewReader(answers))
 	for {
 		if _, err := reader.Peek(1); err != nil {
 			return
 		}
-		response, err := http.ReadResponse(reader, &http.Request{Method: http.MethodGet})
+		method := http.MethodGet
+		if len(asked) > 0 {
+			method = asked[0]
+		}
+		response, err := http.ReadResponse(reader, &http.Request{Method: method})
 		if err != nil {
 			t.Errorf("no HTTP answer: %v: %q", err, answers)
 			return
 		}
 		body, err := io.ReadAll(response.Body)
 		if err != nil {
-			return // the answer to a HEAD, which has no body though it tells of one
+			t.Errorf("half an answer: %v: %q", err, answers)
+			return
 		}
 		if response.StatusCode == http.StatusOK && len(body) > 0 && !json.Valid(body) {
 			t.Errorf("answered 200 with %q", body)
+		}
+		if response.Close { // the last one (RFC 9112 9.6): what is not HTTP/1 is refused with a body, also when it was a HEAD
+			return
+		}
+		if response.StatusCode >= http.StatusOK && len(asked) > 0 { // a 1xx comes before the answer
+			asked = asked[1:]
+		}
+	}
+}
+
+// methods returns the method of each request that can be made out, in order.
+func methods(requests []byte) []string {
+	var asked []string
+	reader := bufio.NewReader(bytes.NewReader(requests))
+	for {
+		request, err := http.ReadRequest(reader)
+		if err != nil {
+			return asked
+		}
+		asked = append(asked, request.Method)
+		if _, err := io.Copy(io.Discard, request.Body); err != nil {
+			return asked
 		}
 	}
 }
