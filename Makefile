@@ -1,5 +1,5 @@
 # One line a target; `make demo` and `make test` do their own set-up.
-.PHONY: all build demo test fidelity members attack soak flood bench profile lint fuzz clean
+.PHONY: all build demo test fidelity members attack soak flood bench profile lint fuzz reference clean
 
 all: build
 
@@ -27,4 +27,6 @@ fuzz: ; scripts/test.sh --fuzz 10s
 
 fidelity: ; scripts/fidelity.sh
 
-clean: ; rm -rf bin
+reference: ; go run ./cmd/aarptun help --json | go run ./scripts/pages markdown >docs/reference/cli.md
+
+clean: ; rm -rf bin dist

@@ -30,6 +30,7 @@ var rooms = map[string][]string{
 	"scripts/fidelity": {},
 	"scripts/soak":     {"internal/admin", "nat"},
 	"scripts/bench":    {},
+	"scripts/pages":    {},
 }
 
 // homes says where each big library lives: it is imported in one room only, so

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 var shells = []string{"bash", "zsh", "fish", "powershell"}
@@ -41,39 +42,29 @@ aarptun. For bash it needs the package bash-completion.`,
 	}
 }
 
-// newHelp stands for the library's own command of this name, which exits 0
-// when asked about a command that does not exist.
-func newHelp() *cobra.Command {
-	return &cobra.Command{
-		Use:     "help [COMMAND]",
-		Short:   "Explain aarptun, or one command",
-		Long:    "Help explains a command, as the command's own --help does.",
-		Example: "  aarptun help run",
-		Args: func(c *cobra.Command, args []string) error {
-			if len(args) > 1 {
-				return usagef(c, "'%s' explains one command at a time, and got %d", c.CommandPath(), len(args))
-			}
-			return nil
-		},
-		ValidArgsFunction: func(c *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
-			var names []cobra.Completion
-			for _, sub := range c.Root().Commands() {
-				names = append(names, cobra.CompletionWithDesc(sub.Name(), sub.Short))
-			}
-			return names, cobra.ShellCompDirectiveNoFileComp
-		},
-		RunE: func(c *cobra.Command, args []string) error {
-			root := c.Root()
-			if len(args) == 0 {
-				return root.Help()
-			}
-			at := slices.IndexFunc(root.Commands(), func(sub *cobra.Command) bool { return sub.Name() == args[0] })
-			if at < 0 {
-				return unknownCommand(root, args)
-			}
-			sub := root.Commands()[at]
-			sub.InitDefaultHelpFlag() // so that --help is shown as by --help itself
-			return sub.Help()
-		},
+// completeArgs lets the shell offer what fits behind a command and behind each
+// of its flags: the words of a choice, files where a file is wanted, and else
+// nothing rather than files.
+func completeArgs(c *cobra.Command) {
+	if c.ValidArgsFunction == nil && !strings.Contains(c.Use, "FILE") {
+		c.ValidArgsFunction = cobra.NoFileCompletions
+	}
+	c.Flags().VisitAll(func(f *pflag.Flag) {
+		complete := cobra.NoFileCompletions
+		what, _ := pflag.UnquoteUsage(f)
+		if choice, ok := f.Value.(interface{ choices() []string }); ok {
+			complete = cobra.FixedCompletions(choice.choices(), cobra.ShellCompDirectiveNoFileComp)
+		} else if slices.ContainsFunc(filesWanted, func(name string) bool { return strings.HasSuffix(what, name) }) {
+			complete = cobra.FixedCompletions(nil, cobra.ShellCompDirectiveDefault)
+		}
+		if err := c.RegisterFlagCompletionFunc(f.Name, complete); err != nil {
+			return // the flag has one of its own
+		}
+	})
+	for _, sub := range c.Commands() {
+		completeArgs(sub)
 	}
 }
+
+// filesWanted are the ends of the names of values that are paths.
+var filesWanted = []string{"FILE", "PATH", "DIR"}

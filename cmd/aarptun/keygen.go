@@ -39,7 +39,7 @@ old one, then make it the first line on the members, then take the old one away.
 
 func newKeygenPSK() *cobra.Command {
 	var add bool
-	id := time.Now().Format("2006-01-02")
+	var id string
 	cmd := &cobra.Command{
 		Use:   "psk FILE",
 		Short: "Make a key that clients and members share",
@@ -47,9 +47,14 @@ func newKeygenPSK() *cobra.Command {
 one. Carry it to the others by a way that nobody reads.`,
 		Example: "  aarptun keygen psk /etc/aarptun/psk",
 		Args:    oneArg("a file"),
-		RunE:    func(_ *cobra.Command, args []string) error { return member.NewPSK(args[0], id, add) },
+		RunE: func(c *cobra.Command, args []string) error {
+			if !c.Flags().Changed("id") {
+				id = time.Now().Format(time.DateOnly)
+			}
+			return member.NewPSK(args[0], id, add)
+		},
 	}
-	cmd.Flags().StringVar(&id, "id", id, "`NAME` of the key, which goes over the network")
+	cmd.Flags().StringVar(&id, "id", "", "`NAME` of the key, which goes over the network; without it the date of today")
 	cmd.Flags().BoolVar(&add, "add", false, "add the key to a file that is there, as its last")
 	return cmd
 }

@@ -30,6 +30,22 @@ const (
 	exitConfig     = 78 // EX_CONFIG: the host is not as it must be
 )
 
+// exitMeaning is what an exit code tells a script.
+type exitMeaning struct {
+	Code    int    `json:"code"`
+	Short   string `json:"short"`
+	Meaning string `json:"meaning"`
+}
+
+var exitMeanings = []exitMeaning{
+	{exitOK, "ok", "what was asked for was done"},
+	{exitFailed, "failed", "it could not be done, for the reason on standard error; or doctor has found something"},
+	{exitUsage, "wrong usage", "the command line or a value is wrong; nothing was done"},
+	{exitNoAnswer, "no answer", "no member answered or was believed, or no daemon answers on the admin socket"},
+	{exitPermission, "no permission", "the user may not do this: be root, or get the capability that the message names"},
+	{exitConfig, "the host is not as it must be", "device, table, socket or port are taken, there is no TUN, or others can read a key file; the host was left as it was"},
+}
+
 func main() { os.Exit(run(os.Args[1:])) }
 
 // run is main with its exit code returned, so that deferred calls are made.
@@ -111,9 +127,7 @@ a key file that others can read).`,
 	root.SetHelpCommand(newHelp())
 	root.SetFlagErrorFunc(flagError)
 	for _, c := range root.Commands() {
-		if c.ValidArgsFunction == nil {
-			c.ValidArgsFunction = cobra.NoFileCompletions
-		}
+		completeArgs(c)
 	}
 	return root
 }

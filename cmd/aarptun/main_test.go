@@ -69,11 +69,8 @@ func TestExitCodesAreDocumented(t *testing.T) {
 	}
 	for place, text := range map[string]string{"README.md": string(readme), "aarptun --help": newRoot().Long} {
 		words := strings.Join(strings.Fields(text), " ")
-		for code, meaning := range map[int]string{
-			exitOK: "ok", exitFailed: "failed", exitUsage: "wrong usage", exitNoAnswer: "no answer",
-			exitPermission: "no permission", exitConfig: "the host is not as it must be",
-		} {
-			if promise := fmt.Sprintf("%d %s", code, meaning); !strings.Contains(words, promise) {
+		for _, exit := range exitMeanings {
+			if promise := fmt.Sprintf("%d %s", exit.Code, exit.Short); !strings.Contains(words, promise) {
 				t.Errorf("%s does not say %q", place, promise)
 			}
 		}

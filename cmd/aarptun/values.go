@@ -83,6 +83,9 @@ func (l logLevel) String() string {
 	return strings.ToLower(l.value.String())
 }
 func (logLevel) Type() string { return "LEVEL" }
+func (logLevel) choices() []string {
+	return []string{"debug", "info", "warn", "error"}
+}
 func (l logLevel) Set(s string) (err error) {
 	*l.value, err = config.ParseLogLevel(s)
 	return err
@@ -101,17 +104,19 @@ func (c choice[T]) String() string {
 	return string(*c.value)
 }
 
-func (c choice[T]) Type() string {
+func (c choice[T]) Type() string { return strings.Join(c.choices(), "|") }
+
+func (c choice[T]) choices() []string {
 	words := make([]string, len(c.words))
 	for i, w := range c.words {
 		words[i] = string(w)
 	}
-	return strings.Join(words, "|")
+	return words
 }
 
 func (c choice[T]) Set(s string) error {
 	if !slices.Contains(c.words, T(s)) {
-		words := strings.Split(c.Type(), "|")
+		words := c.choices()
 		last := len(words) - 1
 		return fmt.Errorf("it must be %s or %s", strings.Join(words[:last], ", "), words[last])
 	}

@@ -11,8 +11,20 @@ import (
 // release is the version of this source; CHANGELOG.md has the same on top.
 const release = "0.1.0"
 
+// commit is what a packager's build writes here (-X main.commit=...), which is
+// reproducible only if it asks no repository: the commit of a build between two
+// releases, or "release".
+var commit string
+
 // version is the release and, where the build knows it, the commit.
 func version() string {
+	switch commit {
+	case "":
+	case "release":
+		return release
+	default:
+		return release + "+" + commit
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return release
