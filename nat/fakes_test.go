@@ -118,7 +118,7 @@ type (
 	}
 )
 
-func (n *fakeNet) DialTCP(ctx context.Context, ua netip.AddrPort, m Meta) (OutsideTCP, error) {
+func (n *fakeNet) DialTCP(ctx context.Context, from netip.Addr, ua netip.AddrPort, m Meta) (OutsideTCP, error) {
 	n.mu.Lock()
 	n.dialed, n.class = append(n.dialed, ua), m.Class
 	serve := n.serve[ua.Addr()]
@@ -129,7 +129,9 @@ func (n *fakeNet) DialTCP(ctx context.Context, ua netip.AddrPort, m Meta) (Outsi
 	return serve(ctx)
 }
 
-func (n *fakeNet) DialUDP(context.Context, netip.AddrPort) (UDPConn, error) { return n.udp, nil }
+func (n *fakeNet) DialUDP(context.Context, netip.Addr, netip.AddrPort) (UDPConn, error) {
+	return n.udp, nil
+}
 
 func refuse(context.Context) (OutsideTCP, error) {
 	return nil, &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}

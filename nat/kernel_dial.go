@@ -44,8 +44,8 @@ const dscpMask = 0xfc // the ECN bits of a TCP segment are the kernel's own affa
 // It is done without package net because a failed dial there closes its socket,
 // and with it the error queue that says what the network said; and because a flow
 // needs fewer than half of the system calls that a [net.Dialer] makes.
-func (k *Kernel) DialTCP(ctx context.Context, ua netip.AddrPort, m Meta) (OutsideTCP, error) {
-	c, err := k.connect(ua, m)
+func (k *Kernel) DialTCP(ctx context.Context, from netip.Addr, ua netip.AddrPort, m Meta) (OutsideTCP, error) {
+	c, err := k.connect(from, ua, m)
 	if err != nil {
 		return nil, fmt.Errorf("nat: dial %v: %w", ua, err)
 	}
@@ -62,7 +62,7 @@ func (k *Kernel) DialTCP(ctx context.Context, ua netip.AddrPort, m Meta) (Outsid
 }
 
 // connect makes a socket and starts to connect it.
-func (k *Kernel) connect(ua netip.AddrPort, m Meta) (*kernelTCP, error) {
+func (k *Kernel) connect(from netip.Addr, ua netip.AddrPort, m Meta) (*kernelTCP, error) {
 	v4 := ua.Addr().Is4()
 	family := syscall.AF_INET6
 	if v4 {
@@ -72,7 +72,11 @@ func (k *Kernel) connect(ua netip.AddrPort, m Meta) (*kernelTCP, error) {
 	if err != nil {
 		return nil, fmt.Errorf("socket: %w", err)
 	}
-	if err := k.prepareTCP(fd, ua, m); err != nil {
+	err = k.prepareTCP(fd, ua, m)
+	if err == nil && from.IsValid() {
+		err = bindAs(fd, from)
+	}
+	if err != nil {
 		return nil, errors.Join(err, syscall.Close(fd))
 	}
 	for {

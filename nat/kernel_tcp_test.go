@@ -91,7 +91,7 @@ func TestKernelTCPErrors(t *testing.T) {
 	for _, a := range loopbacks(t) {
 		leg, peer := dialPair(t, kernel, a)
 		closedPort := peer.LocalAddr().(*net.TCPAddr).AddrPort()
-		if _, err := kernel.DialTCP(t.Context(), closedPort, Meta{}); !errors.Is(err, syscall.ECONNREFUSED) {
+		if _, err := kernel.DialTCP(t.Context(), netip.Addr{}, closedPort, Meta{}); !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Errorf("dial to a closed port: %v", err)
 		}
 		_ = peer.SetLinger(0)
@@ -109,7 +109,7 @@ func TestKernelTCPErrors(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		if _, err := kernel.DialTCP(ctx, closedPort, Meta{}); err == nil {
+		if _, err := kernel.DialTCP(ctx, netip.Addr{}, closedPort, Meta{}); err == nil {
 			t.Error("dialled with a context that had ended")
 		}
 	}
@@ -297,7 +297,7 @@ func TestKernelTCPDialEndsWithItsContext(t *testing.T) {
 	time.AfterFunc(50*time.Millisecond, cancelNow)
 	for ctx, want := range map[context.Context]error{limited: context.DeadlineExceeded, cancelled: context.Canceled} {
 		began := time.Now()
-		if _, err := kernel.DialTCP(ctx, at, Meta{}); !errors.Is(err, want) {
+		if _, err := kernel.DialTCP(ctx, netip.Addr{}, at, Meta{}); !errors.Is(err, want) {
 			t.Errorf("dialled with %v, want %v", err, want)
 		}
 		if took := time.Since(began); took > 5*time.Second {

@@ -134,7 +134,7 @@ func dialPair(t testing.TB, k *Kernel, a netip.Addr) (watched, *net.TCPConn) {
 		t.Fatal(err)
 	}
 	defer func() { _ = l.Close() }() // what it accepted lives on
-	leg, err := k.DialTCP(t.Context(), l.Addr().(*net.TCPAddr).AddrPort(), Meta{Class: 0xb8, Hops: 63})
+	leg, err := k.DialTCP(t.Context(), netip.Addr{}, l.Addr().(*net.TCPAddr).AddrPort(), Meta{Class: 0xb8, Hops: 63})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -28,15 +28,24 @@ const udpReceiveBuffer = 1 << 20
 
 // DialUDP implements [Outside]. The socket is connected, so that the kernel
 // drops what strangers send to it.
-func (k *Kernel) DialUDP(ctx context.Context, ua netip.AddrPort) (UDPConn, error) {
+func (k *Kernel) DialUDP(ctx context.Context, from netip.Addr, ua netip.AddrPort) (UDPConn, error) {
 	v4 := ua.Addr().Is4()
 	d := net.Dialer{Control: func(network, address string, c syscall.RawConn) error {
 		if err := k.control(network, address, c); err != nil {
 			return err
 		}
-		return control(c, func(fd int) error { return prepareUDP(fd, v4) })
+		return control(c, func(fd int) error {
+			if err := prepareUDP(fd, v4); err != nil || !from.IsValid() {
+				return err
+			}
+			return setAnySource(fd, v4)
+		})
 	}}
-	conn, err := d.DialUDP(ctx, "udp", netip.AddrPort{}, ua)
+	var local netip.AddrPort
+	if from.IsValid() {
+		local = netip.AddrPortFrom(from, 0)
+	}
+	conn, err := d.DialUDP(ctx, "udp", local, ua)
 	if err != nil {
 		return nil, fmt.Errorf("nat: %w", err)
 	}

@@ -18,7 +18,7 @@ func TestKernelUDP(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		conn, err := kernel.DialUDP(t.Context(), peer.LocalAddr().(*net.UDPAddr).AddrPort())
+		conn, err := kernel.DialUDP(t.Context(), netip.Addr{}, peer.LocalAddr().(*net.UDPAddr).AddrPort())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -76,7 +76,7 @@ func TestKernelUDPTooBig(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = peer.Close() }() // nothing is buffered in it
-	conn, err := kernel.DialUDP(t.Context(), peer.LocalAddr().(*net.UDPAddr).AddrPort())
+	conn, err := kernel.DialUDP(t.Context(), netip.Addr{}, peer.LocalAddr().(*net.UDPAddr).AddrPort())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,7 +148,7 @@ func (p udpPeer) receive() (Datagram, netip.AddrPort) {
 
 func dialUDP(t testing.TB, k *Kernel, to netip.AddrPort) UDPConn {
 	t.Helper()
-	conn, err := k.DialUDP(t.Context(), to)
+	conn, err := k.DialUDP(t.Context(), netip.Addr{}, to)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -262,7 +262,7 @@ func BenchmarkKernelUDP(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer func() { _ = peer.Close() }() // nothing is buffered in it
-	conn, err := newTestKernel(b).DialUDP(b.Context(), peer.LocalAddr().(*net.UDPAddr).AddrPort())
+	conn, err := newTestKernel(b).DialUDP(b.Context(), netip.Addr{}, peer.LocalAddr().(*net.UDPAddr).AddrPort())
 	if err != nil {
 		b.Fatal(err)
 	}

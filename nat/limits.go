@@ -3,6 +3,7 @@ package nat
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"sync/atomic"
 	"time"
 )
@@ -14,9 +15,11 @@ import (
 type Limits struct {
 	Flows             int // flows in the table, all clients together
 	FlowsPerClient    int // flows of one client address
+	FlowsPerNetwork   int // flows of all client addresses of one IPv6 /64
 	UDPFlows          int // UDP flows, all clients together: they end by time alone, and must leave room for others
 	Opening           int // flows whose client has not been answered yet
 	OpeningPerClient  int // the same, of one client address
+	OpeningPerNetwork int // the same, of one IPv6 /64
 	OpeningPerAnycast int // the same, to one AA: a black-holed AA cannot use up Opening
 	EchoesPerSecond   int // echo requests, all clients together; also the largest burst
 	UDPFlowsPerSecond int // new UDP flows, all clients together; also the largest burst
@@ -32,9 +35,11 @@ func DefaultLimits() Limits {
 	return Limits{
 		Flows:             131072,
 		FlowsPerClient:    65536,
+		FlowsPerNetwork:   98304,
 		UDPFlows:          32768,
 		Opening:           4096,
 		OpeningPerClient:  2048,
+		OpeningPerNetwork: 3072,
 		OpeningPerAnycast: 1024,
 		EchoesPerSecond:   10000,
 		UDPFlowsPerSecond: 10000,
@@ -49,11 +54,29 @@ func LimitsFor(files int) Limits {
 	l := DefaultLimits()
 	l.Flows = min(l.Flows, max(4, files/4*3))
 	l.FlowsPerClient = min(l.FlowsPerClient, l.Flows/4*3)
+	l.FlowsPerNetwork = min(l.FlowsPerNetwork, l.Flows/4*3)
 	l.UDPFlows = min(l.UDPFlows, l.Flows/2)
 	l.Opening = min(l.Opening, l.Flows/4-l.Flows/64)
 	l.OpeningPerClient = min(l.OpeningPerClient, max(1, l.Opening/2))
+	l.OpeningPerNetwork = min(l.OpeningPerNetwork, max(1, l.Opening/4*3))
 	l.OpeningPerAnycast = min(l.OpeningPerAnycast, max(1, l.Opening/4))
 	return l
+}
+
+// networkBits is how much of an IPv6 address its link has; the rest is the host's
+// own choice, as many times as it likes (RFC 4291 section 2.5.4, RFC 7934, RFC 8981).
+const networkBits = 64
+
+// networkOf returns the /64 of an IPv6 client. One host can use all of it, alone
+// (RFC 8273) or beside others, whom nothing in a packet tells apart. So one
+// client is an address, and all of a /64 together leave room for others. An IPv4
+// client is its address.
+func networkOf(client netip.Addr) (_ netip.Prefix, v6 bool) {
+	if client.Is4() {
+		return netip.Prefix{}, false
+	}
+	network, err := client.Prefix(networkBits)
+	return network, err == nil
 }
 
 func (l Limits) validate() error {
@@ -61,8 +84,8 @@ func (l Limits) validate() error {
 		name  string
 		value int
 	}{
-		{"Flows", l.Flows}, {"FlowsPerClient", l.FlowsPerClient}, {"UDPFlows", l.UDPFlows}, {"Opening", l.Opening},
-		{"OpeningPerClient", l.OpeningPerClient}, {"OpeningPerAnycast", l.OpeningPerAnycast},
+		{"Flows", l.Flows}, {"FlowsPerClient", l.FlowsPerClient}, {"FlowsPerNetwork", l.FlowsPerNetwork}, {"UDPFlows", l.UDPFlows}, {"Opening", l.Opening},
+		{"OpeningPerClient", l.OpeningPerClient}, {"OpeningPerNetwork", l.OpeningPerNetwork}, {"OpeningPerAnycast", l.OpeningPerAnycast},
 		{"EchoesPerSecond", l.EchoesPerSecond}, {"UDPFlowsPerSecond", l.UDPFlowsPerSecond},
 	} {
 		if field.value < 1 {
@@ -80,9 +103,11 @@ const (
 	LimitDraining Limit = iota // the translator is being stopped
 	LimitFlows
 	LimitFlowsPerClient
+	LimitFlowsPerNetwork
 	LimitUDPFlows
 	LimitOpening
 	LimitOpeningPerClient
+	LimitOpeningPerNetwork
 	LimitOpeningPerAnycast
 	LimitUDPRate
 	LimitEchoRate
@@ -90,7 +115,7 @@ const (
 )
 
 var limitNames = [limits]string{
-	"draining", "flows", "flows_per_client", "udp_flows", "opening", "opening_per_client", "opening_per_anycast",
+	"draining", "flows", "flows_per_client", "flows_per_network", "udp_flows", "opening", "opening_per_client", "opening_per_network", "opening_per_anycast",
 	"udp_flows_per_second", "echoes_per_second",
 }
 

@@ -159,11 +159,13 @@ type Resolver interface {
 // errors are the kernel's, and where the network has spoken an [ICMPError].
 // [Kernel] is one.
 type Outside interface {
-	// DialTCP connects to a member. Of m the flow has the DSCP and the hop
-	// limit.
-	DialTCP(ctx context.Context, ua netip.AddrPort, m Meta) (OutsideTCP, error)
-	// DialUDP opens a socket that sends to a member and hears only it.
-	DialUDP(ctx context.Context, ua netip.AddrPort) (UDPConn, error)
+	// DialTCP connects to a member, from an address that may be another host's;
+	// the zero Addr leaves it to the kernel. Of m the flow has the DSCP and the
+	// hop limit.
+	DialTCP(ctx context.Context, from netip.Addr, ua netip.AddrPort, m Meta) (OutsideTCP, error)
+	// DialUDP opens a socket that sends to a member and hears only it; from is as
+	// for DialTCP.
+	DialUDP(ctx context.Context, from netip.Addr, ua netip.AddrPort) (UDPConn, error)
 }
 
 // Pinger sends one ICMP echo request to a member and waits for its reply.

@@ -24,8 +24,11 @@ type table struct {
 	udp        int           // of those, the UDP flows
 	lastID     uint64
 	perClient  map[netip.Addr]int
+	atLimit    int                  // clients in it that may not have another
+	perNetwork map[netip.Prefix]int // of IPv6 clients
 	opening    int
 	openClient map[netip.Addr]int
+	openNet    map[netip.Prefix]int // of IPv6 clients
 	openAA     map[netip.Addr]int
 	draining   bool
 	empty      chan struct{} // closed when draining and no flow is left
@@ -38,7 +41,9 @@ func newTable(l Limits) *table {
 		udpOpen:    newBucket(l.UDPFlowsPerSecond),
 		flows:      make(map[Tuple]*flow),
 		perClient:  make(map[netip.Addr]int),
+		perNetwork: make(map[netip.Prefix]int),
 		openClient: make(map[netip.Addr]int),
+		openNet:    make(map[netip.Prefix]int),
 		openAA:     make(map[netip.Addr]int),
 		empty:      make(chan struct{}),
 		fewer:      make(chan struct{}, 1),
@@ -73,10 +78,16 @@ func (t *table) openLocked(tuple Tuple, cut context.CancelFunc) (*flow, error) {
 	f := &flow{tuple: tuple, id: t.lastID, started: time.Now(), cut: cut, opening: true}
 	f.setState(Resolving)
 	t.flows[tuple] = f
-	t.perClient[client]++
+	if t.perClient[client]++; t.perClient[client] == t.limits.FlowsPerClient {
+		t.atLimit++
+	}
 	t.opening++
 	t.openClient[client]++
 	t.openAA[aa]++
+	if network, ok := networkOf(client); ok {
+		t.perNetwork[network]++
+		t.openNet[network]++
+	}
 	return f, nil
 }
 
@@ -89,6 +100,7 @@ func (t *table) reached(tuple Tuple) (Limit, bool) {
 
 func (t *table) reachedLocked(tuple Tuple) (limit Limit, reached bool) {
 	client, aa := tuple.Client.Addr(), tuple.Anycast.Addr()
+	network, _ := networkOf(client)
 	switch {
 	case t.draining:
 		return LimitDraining, true
@@ -96,12 +108,16 @@ func (t *table) reachedLocked(tuple Tuple) (limit Limit, reached bool) {
 		return LimitFlows, true
 	case t.perClient[client] >= t.limits.FlowsPerClient:
 		return LimitFlowsPerClient, true
+	case t.perNetwork[network] >= t.limits.FlowsPerNetwork:
+		return LimitFlowsPerNetwork, true
 	case tuple.Proto == UDP && t.udp >= t.limits.UDPFlows:
 		return LimitUDPFlows, true
 	case t.opening >= t.limits.Opening:
 		return LimitOpening, true
 	case t.openClient[client] >= t.limits.OpeningPerClient:
 		return LimitOpeningPerClient, true
+	case t.openNet[network] >= t.limits.OpeningPerNetwork:
+		return LimitOpeningPerNetwork, true
 	case t.openAA[aa] >= t.limits.OpeningPerAnycast:
 		return LimitOpeningPerAnycast, true
 	case tuple.Proto == UDP && !t.udpOpen.has(time.Now()):
@@ -127,6 +143,9 @@ func (t *table) answeredLocked(f *flow) {
 	t.opening--
 	decrement(t.openClient, f.tuple.Client.Addr())
 	decrement(t.openAA, f.tuple.Anycast.Addr())
+	if network, ok := networkOf(f.tuple.Client.Addr()); ok {
+		decrement(t.openNet, network)
+	}
 }
 
 // close removes the flow. It is called once for each flow that open returned.
@@ -149,7 +168,14 @@ func (t *table) closeLocked(f *flow) {
 	if f.tuple.Proto == UDP {
 		t.udp--
 	}
-	decrement(t.perClient, f.tuple.Client.Addr())
+	client := f.tuple.Client.Addr()
+	if t.perClient[client] == t.limits.FlowsPerClient {
+		t.atLimit--
+	}
+	decrement(t.perClient, client)
+	if network, ok := networkOf(client); ok {
+		decrement(t.perNetwork, network)
+	}
 	t.signalEmptyLocked()
 }
 
@@ -276,15 +302,16 @@ func (t *table) snapshot() []FlowInfo {
 	return infos
 }
 
-// size returns the number of flows and how many of them are opening.
-func (t *table) size() (flows, opening int) {
+// size returns the number of flows, how many of them are opening, and how many
+// clients may not have another.
+func (t *table) size() (flows, opening, atLimit int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.count, t.opening
+	return t.count, t.opening, t.atLimit
 }
 
 // decrement keeps the maps from growing with every address ever seen.
-func decrement(counts map[netip.Addr]int, key netip.Addr) {
+func decrement[K comparable](counts map[K]int, key K) {
 	if counts[key]--; counts[key] <= 0 {
 		delete(counts, key)
 	}

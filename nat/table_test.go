@@ -23,7 +23,7 @@ func tupleOf(client string, aa string, port uint16) Tuple {
 }
 
 func TestLimits(t *testing.T) {
-	big := Limits{100, 100, 100, 100, 100, 100, 100, 100}
+	big := Limits{100, 100, 100, 100, 100, 100, 100, 100, 100, 100}
 	for _, tc := range []struct {
 		name   string
 		limit  func(*Limits)
@@ -35,6 +35,8 @@ func TestLimits(t *testing.T) {
 			func(i int) Tuple { return tupleOf(fmt.Sprintf("::%x", i+1), "::aa", 1) }, 3},
 		{"flows per client", func(l *Limits) { l.FlowsPerClient = 2 }, true,
 			func(i int) Tuple { return tupleOf("::1", "::aa", uint16(i)) }, 2},
+		{"flows per /64", func(l *Limits) { l.FlowsPerNetwork = 5 }, true,
+			func(i int) Tuple { return tupleOf(fmt.Sprintf("2001:db8::%x", i+1), "::aa", 1) }, 5},
 		{"UDP flows", func(l *Limits) { l.UDPFlows = 2 }, true, func(i int) Tuple {
 			tuple := tupleOf("::1", "::aa", uint16(i))
 			tuple.Proto = UDP
@@ -44,6 +46,8 @@ func TestLimits(t *testing.T) {
 			func(i int) Tuple { return tupleOf(fmt.Sprintf("::%x", i+1), fmt.Sprintf("::aa:%x", i), 1) }, 4},
 		{"opening per client", func(l *Limits) { l.OpeningPerClient = 2 }, false,
 			func(i int) Tuple { return tupleOf("::1", fmt.Sprintf("::aa:%x", i), 1) }, 2},
+		{"opening per /64", func(l *Limits) { l.OpeningPerNetwork = 3 }, false,
+			func(i int) Tuple { return tupleOf(fmt.Sprintf("::%x", i+1), fmt.Sprintf("::aa:%x", i), 1) }, 3},
 		{"opening per anycast address", func(l *Limits) { l.OpeningPerAnycast = 1 }, false,
 			func(i int) Tuple { return tupleOf(fmt.Sprintf("::%x", i+1), "::aa", 1) }, 1},
 	} {
@@ -83,6 +87,42 @@ func TestLimits(t *testing.T) {
 	}
 }
 
+// One client that has all the flows it may have is counted, and is in nobody's
+// way; nor is a /64 in that of another, nor of IPv4.
+func TestLimitsPerClientLeaveOthersAlone(t *testing.T) {
+	l := DefaultLimits()
+	l.FlowsPerClient, l.FlowsPerNetwork = 2, 4
+	table := newTable(l)
+	var flows []*flow
+	for i, tc := range []struct {
+		client  string
+		limit   Limit
+		atLimit int
+	}{
+		{"2001:db8::1", 0, 0}, {"2001:db8::1", 0, 1}, {"2001:db8::1", LimitFlowsPerClient, 1},
+		{"2001:db8::2", 0, 1}, {"2001:db8::3", 0, 1}, {"2001:db8::4", LimitFlowsPerNetwork, 1},
+		{"2001:db8:0:1::1", 0, 1}, {"192.0.2.1", 0, 1}, {"192.0.2.1", 0, 2}, {"192.0.2.1", LimitFlowsPerClient, 2},
+		{"192.0.2.2", 0, 2}, {"192.0.2.3", 0, 2}, {"192.0.2.4", 0, 2},
+	} {
+		f, err := table.open(tupleOf(tc.client, "2001:db8:aa::1", uint16(i+1)), func() {})
+		if err == nil {
+			flows = append(flows, f)
+		}
+		if tc.limit == 0 && err != nil || tc.limit != 0 && err != tc.limit {
+			t.Errorf("flow %d, of %s: %v, want %v", i, tc.client, err, tc.limit)
+		}
+		if _, _, n := table.size(); n != tc.atLimit {
+			t.Errorf("after flow %d %d clients are at the limit, want %d", i, n, tc.atLimit)
+		}
+	}
+	for _, f := range flows {
+		table.close(f)
+	}
+	if _, _, n := table.size(); n != 0 {
+		t.Errorf("%d clients are at the limit when all flows have gone", n)
+	}
+}
+
 func TestUDPFlowsLeaveRoomForOthers(t *testing.T) {
 	l := DefaultLimits()
 	l.Flows, l.UDPFlows = 4, 2
@@ -109,7 +149,7 @@ func TestLimitsForFewFiles(t *testing.T) {
 			t.Errorf("%d files: %v", files, err)
 		}
 		most := DefaultLimits()
-		if l.Flows > most.Flows || l.FlowsPerClient > l.Flows || l.UDPFlows >= l.Flows || l.OpeningPerClient > l.Opening || l.OpeningPerAnycast > l.Opening {
+		if l.Flows > most.Flows || l.FlowsPerClient > l.Flows || l.FlowsPerNetwork > l.Flows || l.OpeningPerNetwork > l.Opening || l.UDPFlows >= l.Flows || l.OpeningPerClient > l.Opening || l.OpeningPerAnycast > l.Opening {
 			t.Errorf("%d files: %+v", files, l)
 		}
 		if left := files - l.Flows - l.Opening; files >= 256 && left < files/100+8 {
@@ -135,7 +175,7 @@ func TestTableIsEmptyAfterItsFlows(t *testing.T) {
 		t.Errorf("flows %+v", flows)
 	}
 	table.close(again)
-	if n := len(table.flows) + len(table.perClient) + len(table.openClient) + len(table.openAA) + table.opening + table.count; n != 0 {
+	if n := len(table.flows) + len(table.perClient) + len(table.openClient) + len(table.openAA) + len(table.perNetwork) + len(table.openNet) + table.opening + table.atLimit + table.count; n != 0 {
 		t.Errorf("%d entries left: %+v", n, table)
 	}
 }

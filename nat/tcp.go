@@ -149,6 +149,6 @@ func (t *Translator) dialOnce(ctx context.Context, f *flow, m Meta, limit time.D
 	f.setState(Dialling)
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	conn, err := t.outside.DialTCP(ctx, netip.AddrPortFrom(ua, f.tuple.Anycast.Port()), m)
+	conn, err := t.outside.DialTCP(ctx, t.source(f.tuple.Client.Addr()), netip.AddrPortFrom(ua, f.tuple.Anycast.Port()), m)
 	return conn, ua, err
 }

@@ -70,7 +70,11 @@ type Config struct {
 	Pinger   Pinger
 	Limits   Limits
 	Timeouts Timeouts
-	Log      *slog.Logger
+	// Source says which address the member is to see for a client: the client's
+	// own, say. The zero Addr, and a nil Source, leave it to the kernel. Echo
+	// requests always come from the kernel's.
+	Source func(client netip.Addr) netip.Addr
+	Log    *slog.Logger
 }
 
 // Translator gives each flow one member and keeps it there. All its methods
@@ -79,6 +83,7 @@ type Translator struct {
 	resolver Resolver
 	outside  Outside
 	pinger   Pinger
+	source   func(client netip.Addr) netip.Addr
 	timeouts Timeouts
 	log      *slog.Logger
 	table    *table
@@ -104,8 +109,11 @@ func New(c Config) (*Translator, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
+	if c.Source == nil {
+		c.Source = func(netip.Addr) netip.Addr { return netip.Addr{} }
+	}
 	t := &Translator{
-		resolver: c.Resolver, outside: c.Outside, pinger: c.Pinger,
+		resolver: c.Resolver, outside: c.Outside, pinger: c.Pinger, source: c.Source,
 		timeouts: c.Timeouts, log: c.Log, table: newTable(c.Limits),
 	}
 	t.workers.wake.L = &t.workers.mu
@@ -158,11 +166,13 @@ func (t *Translator) Drain(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// Stats counts what the Translator has done since it was made. Flows and
-// Opening are gauges; everything else only grows.
+// Stats counts what the Translator has done since it was made. Flows, Opening
+// and ClientsAtLimit are gauges; everything else only grows.
 type Stats struct {
 	Flows   int `json:"flows"`   // in the table now
 	Opening int `json:"opening"` // of those, not yet answered
+
+	ClientsAtLimit int `json:"clients_at_limit"` // client addresses that have as many flows as one may
 
 	TCPOpened  uint64 `json:"tcp_opened"`  // established TCP flows
 	UDPOpened  uint64 `json:"udp_opened"`  // UDP flows with an outside socket
@@ -188,9 +198,9 @@ type counters struct {
 // Stats returns the counters as they stand now.
 func (t *Translator) Stats() Stats {
 	c := &t.stats
-	flows, opening := t.table.size()
+	flows, opening, atLimit := t.table.size()
 	return Stats{
-		Flows: flows, Opening: opening,
+		Flows: flows, Opening: opening, ClientsAtLimit: atLimit,
 		TCPOpened: c.tcpOpened.Load(), UDPOpened: c.udpOpened.Load(), EchoServed: c.echoServed.Load(),
 		BytesOut: c.bytesOut.Load(), BytesIn: c.bytesIn.Load(),
 		Retried: c.retried.Load(), Limited: c.limited.byName(), Rejected: c.rejected.Load(), Reset: c.reset.Load(),

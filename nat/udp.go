@@ -58,7 +58,7 @@ func (t *Translator) dialUDP(ctx context.Context, f *flow) (UDPConn, error) {
 	}
 	f.bind(ua)
 	f.setState(Dialling)
-	out, err := t.outside.DialUDP(ctx, netip.AddrPortFrom(ua, f.tuple.Anycast.Port()))
+	out, err := t.outside.DialUDP(ctx, t.source(f.tuple.Client.Addr()), netip.AddrPortFrom(ua, f.tuple.Anycast.Port()))
 	if err != nil && reasonFor(err) != Busy {
 		t.resolver.Suspect(f.tuple.Anycast.Addr(), ua)
 	}
