@@ -40,6 +40,7 @@ var homes = map[string][]string{
 	"golang.zx2c4.com/wireguard":      {"tun"},
 	"github.com/vishvananda/netlink":  {"tun"},
 	"github.com/vishvananda/netns":    {"tun", "tun/netns"},
+	"github.com/google/nftables":      {"tun"},
 	"golang.org/x/net/icmp":           {"resolver/ping"},
 	"golang.org/x/net/ipv4":           {"resolver/ping"},
 	"golang.org/x/net/ipv6":           {"resolver/ping"},

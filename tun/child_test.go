@@ -21,6 +21,8 @@ const (
 	childStep   = "AARPTUN_TEST_STEP"
 	childDir    = "AARPTUN_TEST_DIR"
 	childDevice = "AARPTUN_TEST_DEVICE"
+
+	childReturns = "AARPTUN_TEST_RETURNS" // not empty: Config.Returns
 )
 
 // step is how far a run has come when it is killed.
@@ -86,6 +88,7 @@ const confined = "confined"
 func childMain(name string) int {
 	c := testConfig(os.Getenv(childDir))
 	c.Name = os.Getenv(childDevice)
+	c.Returns = os.Getenv(childReturns) != ""
 	if name == confined {
 		_, err := Open(c)
 		fmt.Println(errors.Is(err, os.ErrPermission), err)

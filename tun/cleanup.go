@@ -44,12 +44,13 @@ func Cleanup(dir string, dry bool) (Report, error) {
 		err = c.journals(&report)
 	}
 	removed, sweepErr := c.sweep(0)
-	for _, rule := range removed {
-		if !slices.Contains(report.Removed, rule) { // when dry, a journal's are still there
-			report.Removed = append(report.Removed, rule)
+	led, ledErr := c.sweepReturns(0)
+	for _, what := range append(removed, led...) {
+		if !slices.Contains(report.Removed, what) { // when dry, a journal's are still there
+			report.Removed = append(report.Removed, what)
 		}
 	}
-	return report, errors.Join(err, sweepErr)
+	return report, errors.Join(err, sweepErr, ledErr)
 }
 
 // cleaner undoes what dead runs have left in one network namespace.
@@ -119,7 +120,12 @@ func (c cleaner) undo(text []byte) (removed []string, err error) {
 			left = append(left, spec)
 		}
 	}
-	return c.remove(left)
+	removed, err = c.remove(left)
+	if err != nil || journalled.Returns == nil {
+		return removed, err
+	}
+	led, err := c.removeReturns(*journalled.Returns)
+	return append(removed, led...), err
 }
 
 // sweep removes rules that only an aarptun can have made, that lead to table

@@ -28,6 +28,11 @@ type Config struct {
 	Mark     uint32         // of sockets that bypass the device; default 0xaa
 	Dir      string         // of the journal; default /run/aarptun
 	Offload  OffloadMode    // default OffloadAuto
+
+	// Returns leads packets to other hosts' addresses to those of our sockets
+	// that bear them, and that have the mark Mark. It takes Table + 1, Priority + 1
+	// and Mark + 1 too.
+	Returns bool
 }
 
 // Host is what was changed on the host: a device, and from AddRoutes to
@@ -40,6 +45,7 @@ type Host struct {
 	mode     OffloadMode
 	prefixes []netip.Prefix
 	rules    []ruleSpec
+	returns  *returns // nil if that was not asked for
 	link     netlink.Link
 	device   *Device
 	offload  Offload
@@ -70,6 +76,16 @@ func Open(c Config) (_ *Host, err error) {
 			h.handle.Close()
 		}
 	}()
+	if c.Returns {
+		if h.returns, err = openReturns(*returnsOf(h.name, h.rules[0], familiesOf(c.Prefixes)), h.handle); err != nil {
+			return nil, err
+		}
+		defer func() {
+			if err != nil {
+				err = errors.Join(err, h.returns.close())
+			}
+		}()
+	}
 	d, err := lockDirectory(dirOf(c), true)
 	if err != nil {
 		return nil, err
@@ -125,6 +141,11 @@ func (h *Host) inherit(d *directory, left []byte) error {
 	if _, err := c.sweep(h.table); err != nil {
 		return err
 	}
+	if h.returns != nil {
+		if _, err := c.sweepReturns(h.returns.spec.Table); err != nil {
+			return err
+		}
+	}
 	if _, err := h.handle.LinkByName(h.name); err == nil {
 		return nameTaken(h.name)
 	}
@@ -133,14 +154,21 @@ func (h *Host) inherit(d *directory, left []byte) error {
 		return err
 	}
 	for _, r := range living {
-		if slices.ContainsFunc(r.Rules, func(s ruleSpec) bool { return s.Table == h.table }) {
+		if r.uses(h.table) || h.returns != nil && r.uses(h.returns.spec.Table) {
 			return fmt.Errorf("%w: process %d has table %d for its device %s: choose another with --table", ErrTableTaken, r.PID, h.table, r.Device)
 		}
 	}
 	if err := checkTable(h.handle, h.table); err != nil {
 		return err
 	}
-	return h.journal.write(record{Version: 1, PID: os.Getpid(), Device: h.name, Rules: h.rules})
+	r := record{Version: 1, PID: os.Getpid(), Device: h.name, Rules: h.rules}
+	if h.returns != nil {
+		if err := h.returns.check(); err != nil {
+			return err
+		}
+		r.Returns = &h.returns.spec
+	}
+	return h.journal.write(r)
 }
 
 // abandon gives the journal up again. One that holds what may still have to be
@@ -201,6 +229,11 @@ func (h *Host) AddRoutes() error {
 }
 
 func (h *Host) addRoutes() error {
+	if h.returns != nil {
+		if err := h.returns.set(); err != nil {
+			return err
+		}
+	}
 	if err := h.setRoutes(); err != nil {
 		return err
 	}
@@ -253,6 +286,9 @@ func (h *Host) removeRoutes() error {
 			errs = append(errs, fmt.Errorf("tun: remove the route of %v: %w", p, err))
 		}
 	}
+	if h.returns != nil {
+		errs = append(errs, h.returns.remove())
+	}
 	return errors.Join(errs...)
 }
 
@@ -265,7 +301,7 @@ func (h *Host) Close() error {
 	}
 	h.closed = true
 	defer h.handle.Close()
-	undone := h.removeRoutes()
+	undone := errors.Join(h.removeRoutes(), h.returns.close())
 	var closing error
 	if err := h.device.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
 		closing = fmt.Errorf("tun: close %s: %w", h.name, err)

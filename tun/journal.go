@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -29,6 +30,13 @@ type record struct {
 	PID     int        `json:"pid"`     // for messages only
 	Device  string     `json:"device"`
 	Rules   []ruleSpec `json:"rules"`
+
+	Returns *returnsSpec `json:"returns,omitempty"` // if that was asked for
+}
+
+// uses reports whether a table of routes is the record's.
+func (r record) uses(table int) bool {
+	return r.Returns != nil && r.Returns.Table == table || slices.ContainsFunc(r.Rules, func(s ruleSpec) bool { return s.Table == table })
 }
 
 func (r record) validate() error {
@@ -46,6 +54,9 @@ func (r record) validate() error {
 		if !family || rule.Mark == 0 || !isUint32(rule.Table) || !isUint32(rule.Priority) {
 			return errors.New("a rule in it is none of ours")
 		}
+	}
+	if r.Returns != nil {
+		return r.Returns.validate()
 	}
 	return nil
 }
