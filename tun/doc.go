@@ -36,6 +36,15 @@
 // rules are listed, told apart here, and only deleted while ours is the one that
 // the kernel would find.
 //
+// What another program takes away meanwhile is put back ([Host.Watch]). The
+// kernel tells of each change of links, routes and rules; whatever it tells is
+// only a reason to look, and what is missing is found by listing what there is.
+// So a notice that was lost, as happens on a busy router, costs one more look, and
+// a look every half a minute stands for those that never come. A repair comes at
+// once, since every packet of a flow that passes meanwhile goes to the network and
+// to a member that has never heard of it; but whoever takes away again and again
+// is put off, and named. A device that is deleted is the end: flows hang on it.
+//
 // All of it happens in the network namespace of the goroutine's thread that
 // calls [Open].
 package tun

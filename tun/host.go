@@ -50,9 +50,12 @@ type Host struct {
 	device   *Device
 	offload  Offload
 	handle   *netlink.Handle
+	notices  []*notices
 	journal  *journal
+	counters watchCounters
 
 	mu     sync.Mutex
+	routed bool // between AddRoutes and RemoveRoutes
 	closed bool
 }
 
@@ -86,6 +89,14 @@ func Open(c Config) (_ *Host, err error) {
 			}
 		}()
 	}
+	if err := h.subscribe(); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			h.unsubscribe()
+		}
+	}()
 	d, err := lockDirectory(dirOf(c), true)
 	if err != nil {
 		return nil, err
@@ -225,6 +236,7 @@ func (h *Host) AddRoutes() error {
 	if err != nil {
 		err = errors.Join(err, h.removeRoutes())
 	}
+	h.routed = err == nil
 	return err
 }
 
@@ -247,13 +259,21 @@ func (h *Host) addRoutes() error {
 
 func (h *Host) setRoutes() error {
 	for _, p := range h.prefixes {
-		if err := h.handle.RouteReplace(routeOf(p, h.table, h.link.Attrs().Index)); err != nil {
-			if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
-				// The kernel's EACCES is about the device, not about who asks.
-				return fmt.Errorf("%w: no route for %v: is %s disabled on this host? %v", ErrConfig, p, familyName(p), err)
-			}
-			return fmt.Errorf("tun: add the route of %v to table %d: %w", p, h.table, err)
+		if err := h.setRoute(p); err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+func (h *Host) setRoute(p netip.Prefix) error {
+	err := h.handle.RouteReplace(routeOf(p, h.table, h.link.Attrs().Index))
+	if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
+		// The kernel's EACCES is about the device, not about who asks.
+		return fmt.Errorf("%w: no route for %v: is %s disabled on this host? %v", ErrConfig, p, familyName(p), err)
+	}
+	if err != nil {
+		return fmt.Errorf("tun: add the route of %v to table %d: %w", p, h.table, err)
 	}
 	return nil
 }
@@ -277,6 +297,7 @@ func (h *Host) RemoveRoutes() error {
 }
 
 func (h *Host) removeRoutes() error {
+	h.routed = false
 	var errs []error
 	for _, rule := range h.rules {
 		errs = append(errs, removeRule(h.handle, rule))
@@ -301,6 +322,7 @@ func (h *Host) Close() error {
 	}
 	h.closed = true
 	defer h.handle.Close()
+	defer h.unsubscribe()
 	undone := errors.Join(h.removeRoutes(), h.returns.close())
 	var closing error
 	if err := h.device.Close(); err != nil && !errors.Is(err, os.ErrClosed) {

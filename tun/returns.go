@@ -210,6 +210,31 @@ func (r *returns) setFilter() error {
 // noProtocol is that of no packet: reserved (RFC 5237, IANA).
 const noProtocol = math.MaxUint8
 
+// repair puts it in place if any of it is not, and says in words what that was.
+func (r *returns) repair() (back []string, err error) {
+	if r == nil {
+		return nil, nil
+	}
+	routes, err := r.routes()
+	if err != nil {
+		return nil, err
+	}
+	all, err := r.filterThere()
+	all = all && len(routes) >= len(r.spec.Families)
+	for _, family := range r.spec.Families {
+		rules, rulesErr := rulesOf(r.handle, family)
+		err = errors.Join(err, rulesErr)
+		all = all && slices.ContainsFunc(rules, r.spec.matches)
+	}
+	if err != nil || all {
+		return nil, err
+	}
+	if err := r.set(); err != nil {
+		return nil, err
+	}
+	return []string{r.spec.String()}, nil
+}
+
 // there reports whether anything of it is in place.
 func (r *returns) there() (bool, error) {
 	for _, family := range r.spec.Families {

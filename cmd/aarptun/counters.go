@@ -7,7 +7,7 @@ import (
 	"slices"
 )
 
-// printCounters prints a room's counters, those that are not zero, sorted by
+// printCounters prints a room's counters, those that are not zero or false, sorted by
 // name: a new counter shows up by itself, with the name it has in the JSON.
 func printCounters(w io.Writer, room string, stats any) error {
 	text, err := json.Marshal(stats)
@@ -37,6 +37,10 @@ func flatten(lines *[]string, path string, tree map[string]any) {
 		case float64:
 			if value != 0 {
 				*lines = append(*lines, fmt.Sprintf("%s.%s\t%.0f", path, name, value))
+			}
+		case bool:
+			if value {
+				*lines = append(*lines, fmt.Sprintf("%s.%s\tyes", path, name))
 			}
 		}
 	}

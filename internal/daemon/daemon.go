@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -116,7 +117,7 @@ func (h *house) run(ctx context.Context, cfg config.Config, ready func() error) 
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	group, failed := errgroup.WithContext(life)
-	rooms := []func(context.Context) error{h.ping.Run, h.kernel.Run, h.resolver.Run, h.translator.Run, h.stack.Run, h.admin.Run, h.giveBack}
+	rooms := []func(context.Context) error{h.ping.Run, h.kernel.Run, h.resolver.Run, h.translator.Run, h.carry, h.admin.Run, h.watch, h.giveBack}
 	if h.member != nil {
 		rooms = append(rooms, h.member.Run)
 	}
@@ -128,6 +129,18 @@ func (h *house) run(ctx context.Context, cfg config.Config, ready func() error) 
 	err = errors.Join(err, group.Wait())
 	return errors.Join(err, h.kernel.Close())
 }
+
+// carry carries packets. A device that was deleted is told from one that fails.
+func (h *house) carry(ctx context.Context) error {
+	err := h.stack.Run(ctx)
+	if err != nil {
+		err = cmp.Or(h.host.Missing(), err)
+	}
+	return err
+}
+
+// watch puts back what other programs take away of routes and rules.
+func (h *house) watch(ctx context.Context) error { return h.host.Watch(ctx, h.log) }
 
 // serve is the time between the routes' coming and their going.
 func (h *house) serve(ctx, failed context.Context, cfg config.Config, ready func() error) error {

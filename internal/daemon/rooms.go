@@ -98,7 +98,7 @@ type source struct {
 
 // Status implements [admin.Source].
 func (s *source) Status() admin.Status {
-	rooms := map[string]any{"ping": s.house.ping.Stats(), "stack": s.house.stack.Stats()}
+	rooms := map[string]any{"ping": s.house.ping.Stats(), "stack": s.house.stack.Stats(), "tun": s.house.host.Stats()}
 	if s.house.member != nil {
 		rooms["stun"] = s.house.member.Stats()
 	}
