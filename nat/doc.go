@@ -22,11 +22,11 @@
 // more on a freshly resolved member, when no byte has gone anywhere and the
 // client cannot tell.
 //
-// An established TCP flow is a state machine: a few workers move its bytes when
-// one of its halves has something to say, each direction until the FIN it has
-// read and passed on. Between two such moments it has neither a goroutine nor a
-// buffer. Anything but FIN ends both halves with RST, also while the other end
-// takes nothing, and after a FIN.
+// An established TCP or UDP flow is a state machine: a few workers move its bytes
+// when one of its halves has something to say. Between two such moments it has
+// neither a goroutine nor a buffer. Of TCP each direction goes on until the FIN it
+// has read and passed on; anything but FIN ends both halves with RST, also while
+// the other end takes nothing, and after a FIN.
 //
 // UDP is carried datagram by datagram, or several of one size at once, each with
 // its own traffic class and hop limit, over a socket connected to UA until the
@@ -34,10 +34,10 @@
 // requests by a minute so that one ping run sees one member.
 //
 // [Kernel] makes the outside sockets, reads from their error queues what the
-// network says about them, and tells TCP flows of their events.
+// network says about them, and tells flows of their events.
 //
-// ServeUDP and ServeEcho block until their flow has ended, and the caller owns
-// the goroutine; ServeTCP too, unless the room that offers the flow can do
-// without ([Detacher]). The package knows neither packets nor probes, and imports
+// ServeEcho blocks until its request has been answered, and the caller owns the
+// goroutine; ServeTCP and ServeUDP until their flow has ended, unless the room that
+// offers the flow can do without ([Detacher]). The package knows neither packets nor probes, and imports
 // nothing but the standard library.
 package nat

@@ -18,7 +18,7 @@ type Kernel struct {
 	poller  *poller
 }
 
-// NewKernel returns a Kernel whose TCP sockets work once it is run, and which is
+// NewKernel returns a Kernel whose sockets work once it is run, and which is
 // to be closed. A nil Control does nothing.
 func NewKernel(c Control) (*Kernel, error) {
 	p, err := newPoller()
@@ -87,8 +87,8 @@ func (k *Kernel) connect(from netip.Addr, ua netip.AddrPort, m Meta) (*kernelTCP
 	if err != nil && err != syscall.EINPROGRESS {
 		return nil, errors.Join(connectError(fd, v4, err), syscall.Close(fd))
 	}
-	c := &kernelTCP{poller: k.poller, fd: fd, v4: v4}
-	if err := k.poller.add(c); err != nil {
+	c := &kernelTCP{polled: polled{poller: k.poller, fd: fd, v4: v4}}
+	if err := k.poller.add(&c.polled, tcpEvents); err != nil {
 		return nil, errors.Join(err, syscall.Close(fd))
 	}
 	return c, nil

@@ -49,7 +49,7 @@ func TestKernelDialsFromAnAddress(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = out.Close() }() // nothing is buffered in it
-	if err := out.Send(Datagram{Data: []byte("hello")}); err != nil {
+	if err := out.TrySend(Datagram{Data: []byte("hello")}); err != nil {
 		t.Fatal(err)
 	}
 	_, peerAddr, err := packets.ReadFromUDPAddrPort(make([]byte, 10))

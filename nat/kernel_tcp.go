@@ -3,35 +3,14 @@ package nat
 import (
 	"errors"
 	"fmt"
-	"sync/atomic"
 	"syscall"
 )
 
-// kernelTCP is a kernel socket as the outside half of a flow. The poller knows it
-// by its id, and never touches its descriptor.
+// kernelTCP is a kernel socket as the outside half of a flow.
 type kernelTCP struct {
-	poller *poller
-	fd     int
-	v4     bool
-	id     uint64 // given by the poller
+	polled
 	source socketReader
 	failed bool // the kernel says so only once
-
-	notify atomic.Pointer[func(free bool)]
-	events atomic.Uint32 // all that were seen
-	news   atomic.Bool   // there may be something to read: it has not been looked for since an event
-}
-
-// Watch implements [Leg].
-func (c *kernelTCP) Watch(notify func(free bool)) { c.notify.Store(&notify) }
-
-// happened is called by the poller.
-func (c *kernelTCP) happened(events uint32, free bool) {
-	c.events.Or(events)
-	c.news.Store(true)
-	if notify := c.notify.Load(); notify != nil {
-		(*notify)(free)
-	}
 }
 
 // Failed implements [Leg].
@@ -40,20 +19,6 @@ func (c *kernelTCP) Failed() bool {
 		c.failed = hasFailed(c.fd)
 	}
 	return c.failed
-}
-
-// Close implements [Leg]; what is queued is still sent.
-func (c *kernelTCP) Close() error {
-	if c.fd < 0 {
-		return nil
-	}
-	c.poller.remove(c)
-	err := syscall.Close(c.fd)
-	c.fd = -1
-	if err != nil {
-		return fmt.Errorf("nat: close: %w", err)
-	}
-	return nil
 }
 
 // CloseWrite implements [Leg].

@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"sync"
 	"syscall"
-	"time"
 	"unsafe"
 )
 
@@ -28,35 +27,33 @@ const udpReceiveBuffer = 1 << 20
 
 // DialUDP implements [Outside]. The socket is connected, so that the kernel
 // drops what strangers send to it.
-func (k *Kernel) DialUDP(ctx context.Context, from netip.Addr, ua netip.AddrPort) (UDPConn, error) {
+func (k *Kernel) DialUDP(_ context.Context, from netip.Addr, ua netip.AddrPort) (UDPConn, error) {
 	v4 := ua.Addr().Is4()
-	d := net.Dialer{Control: func(network, address string, c syscall.RawConn) error {
-		if err := k.control(network, address, c); err != nil {
-			return err
-		}
-		return control(c, func(fd int) error {
-			if err := prepareUDP(fd, v4); err != nil || !from.IsValid() {
-				return err
-			}
-			return setAnySource(fd, v4)
-		})
-	}}
-	var local netip.AddrPort
-	if from.IsValid() {
-		local = netip.AddrPortFrom(from, 0)
+	family, network := syscall.AF_INET6, "udp6"
+	if v4 {
+		family, network = syscall.AF_INET, "udp4"
 	}
-	conn, err := d.DialUDP(ctx, "udp", local, ua)
+	fd, err := syscall.Socket(family, syscall.SOCK_DGRAM|syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("nat: %w", err)
+		return nil, fmt.Errorf("nat: socket: %w", err)
 	}
-	raw, err := conn.SyscallConn()
+	c := &kernelUDP{polled: polled{poller: k.poller, fd: fd, v4: v4}}
+	err = k.control(network, ua.String(), rawFD(fd))
+	if err == nil {
+		err = prepareUDP(fd, v4)
+	}
+	if err == nil && from.IsValid() {
+		err = bindAs(fd, from)
+	}
+	if err == nil {
+		err = syscall.Connect(fd, sockaddr(ua)) // which waits for nothing
+	}
+	if err == nil {
+		err = k.poller.add(&c.polled, udpEvents)
+	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("nat: %w", err), conn.Close())
+		return nil, errors.Join(fmt.Errorf("nat: dial udp %v: %w", ua, err), syscall.Close(fd))
 	}
-	// A smaller buffer, where the host allows no more, loses bursts only.
-	_ = conn.SetReadBuffer(udpReceiveBuffer)
-	c := &kernelUDP{conn: conn, raw: raw, v4: v4}
-	c.tryReceive = c.receive
 	return c, nil
 }
 
@@ -71,6 +68,8 @@ func prepareUDP(fd int, v4 bool) error {
 			return fmt.Errorf("nat: setsockopt to receive class and hop limit: %w", err)
 		}
 	}
+	// A smaller buffer, where the host allows no more, loses bursts only.
+	_ = syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_RCVBUF, udpReceiveBuffer)
 	// A kernel that cannot join datagrams, before Linux 5.0, hands them over
 	// one by one.
 	_ = syscall.SetsockoptInt(fd, syscall.IPPROTO_UDP, udpGRO, 1)
@@ -125,98 +124,80 @@ func newParcel(datagram []byte) *parcel {
 
 // kernelUDP is a connected UDP socket.
 type kernelUDP struct {
-	conn *net.UDPConn
-	raw  syscall.RawConn
-	v4   bool
+	polled
 
-	// The receiver's, kept so that a datagram costs no allocation.
-	tryReceive func(fd uintptr) bool
-	datagram   Datagram
-	errno      syscall.Errno
-	oob        [96]byte // three messages of at most 24
-	vector     syscall.Iovec
-	header     syscall.Msghdr
+	// Kept so that a datagram costs no allocation.
+	oob    [96]byte // three messages of at most 24
+	vector syscall.Iovec
+	header syscall.Msghdr
 
-	// The sender's: what was last asked for, and how it is said.
+	// What was last asked of the kernel, and how it is said.
 	meta    Meta
 	control []byte
 	whole   bool
+	full    bool // it had no room to send, and an event tells when it has
 }
 
-// Close implements [UDPConn].
-func (c *kernelUDP) Close() error { return c.conn.Close() }
-
-// pollPause is between two tries to wait on a socket that Go's poller gives up.
-const pollPause = time.Millisecond
-
-// Receive implements [UDPConn].
-func (c *kernelUDP) Receive() (Datagram, error) {
-	for {
-		err := c.raw.Read(c.tryReceive)
-		switch {
-		case err == nil && c.errno == 0:
-			return c.datagram, nil
-		case err == nil:
-			return Datagram{}, c.explain(c.errno)
-		case errors.Is(err, net.ErrClosed):
-			return Datagram{}, err
-		}
-		// The poller takes an error without room to send for a broken
-		// descriptor (runtime/netpoll_epoll.go), until the next event. But it
-		// is an ICMP error that came while the send buffer was full, and the
-		// flow must not end of it.
-		var said *networkError
-		if outer := c.raw.Control(func(fd uintptr) { said = dequeueError(int(fd), c.v4) }); outer == nil && said != nil {
-			return Datagram{}, said
-		}
-		time.Sleep(pollPause)
+// TryReceive implements [UDPConn]: recvmsg(2) into a room that is taken only for
+// the call. What comes after nothing was found is an event.
+func (c *kernelUDP) TryReceive() (Datagram, error) {
+	switch {
+	case c.fd < 0:
+		return Datagram{}, net.ErrClosed
+	case !c.news.Swap(false):
+		return Datagram{}, ErrNotYet
 	}
-}
-
-// receive is recvmsg(2) into a room that is taken only for the call. Package net
-// would want the room before the wait, for every idle flow, and package syscall
-// would allocate the sender's address.
-func (c *kernelUDP) receive(fd uintptr) bool {
 	r := newRoom()
-	c.vector.Base = &r.data[0]
-	c.vector.SetLen(len(r.data))
-	c.header = syscall.Msghdr{Iov: &c.vector, Iovlen: 1, Control: &c.oob[0]}
+	c.header.Control = &c.oob[0]
 	c.header.SetControllen(len(c.oob))
-	var n uintptr
+	n, errno := c.message(syscall.SYS_RECVMSG, r.data[:])
+	if errno != syscall.EAGAIN {
+		c.news.Store(true) // there may be another behind it
+	}
+	if errno != 0 {
+		r.free()
+		return Datagram{}, c.explain(errno)
+	}
+	d := received(c.oob[:c.header.Controllen])
+	if d.Data, d.Free = r.data[:n], r.free; n <= commonDatagram {
+		p := newParcel(r.data[:n])
+		d.Data, d.Free = p.data, p.free
+		r.free()
+	}
+	return d, nil
+}
+
+// message is recvmsg(2) or sendmsg(2) with the data; the header says the rest.
+// Package syscall would allocate an address.
+func (c *kernelUDP) message(call uintptr, data []byte) (int, syscall.Errno) {
+	c.vector.Base = unsafe.SliceData(data)
+	c.vector.SetLen(len(data))
+	c.header.Iov, c.header.Iovlen = &c.vector, 1
+	defer func() { c.vector.Base, c.header.Control = nil, nil }()
 	for {
-		n, _, c.errno = syscall.Syscall(syscall.SYS_RECVMSG, fd, uintptr(unsafe.Pointer(&c.header)), 0)
-		if c.errno != syscall.EINTR {
-			break
+		n, errno := quick(call, c.fd, unsafe.Pointer(&c.header), syscall.MSG_DONTWAIT)
+		if errno != syscall.EINTR {
+			return n, errno
 		}
 	}
-	c.vector.Base = nil
-	if c.errno != 0 {
-		r.free()
-		return c.errno != syscall.EAGAIN
-	}
-	c.datagram = received(c.oob[:c.header.Controllen])
-	if c.datagram.Data, c.datagram.Free = r.data[:n], r.free; n <= commonDatagram {
-		p := newParcel(r.data[:n])
-		c.datagram.Data, c.datagram.Free = p.data, p.free
-		r.free()
-	}
-	return true
 }
 
 // explain looks for what the error queue says about an error.
-func (c *kernelUDP) explain(err error) error {
-	if errors.Is(err, net.ErrClosed) {
-		return err
+func (c *kernelUDP) explain(errno syscall.Errno) error {
+	if errno == syscall.EAGAIN {
+		return ErrNotYet
 	}
-	var said *networkError
-	if outer := c.raw.Control(func(fd uintptr) { said = dequeueError(int(fd), c.v4) }); outer != nil || said == nil {
-		return err
+	if said := dequeueError(c.fd, c.v4); said != nil {
+		return said
 	}
-	return said
+	return fmt.Errorf("nat: %w", errno)
 }
 
-// Send implements [UDPConn].
-func (c *kernelUDP) Send(d Datagram) error {
+// TrySend implements [UDPConn].
+func (c *kernelUDP) TrySend(d Datagram) error {
+	if c.fd < 0 {
+		return net.ErrClosed
+	}
 	if d.Meta != c.meta {
 		if err := c.use(d.Meta); err != nil {
 			return err
@@ -229,17 +210,35 @@ func (c *kernelUDP) Send(d Datagram) error {
 		control = append(control, make([]byte, syscall.CmsgSpace(2)-syscall.CmsgLen(2))...)
 		c.control = control[:len(c.control)]
 	}
-	if _, _, err := c.conn.WriteMsgUDPAddrPort(d.Data, control, netip.AddrPort{}); err != nil {
-		return c.explain(err)
+	c.header.Control = unsafe.SliceData(control)
+	c.header.SetControllen(len(control))
+	_, errno := c.message(syscall.SYS_SENDMSG, d.Data)
+	if full := errno == syscall.EAGAIN; full != c.full {
+		if err := c.watchRoom(full); err != nil {
+			return err
+		}
+	}
+	if errno != 0 {
+		return c.explain(errno)
 	}
 	return nil
+}
+
+// watchRoom says whether room to send is an event.
+func (c *kernelUDP) watchRoom(on bool) error {
+	events := uint32(udpEvents)
+	if on {
+		events |= syscall.EPOLLOUT
+	}
+	c.full = on
+	return c.poller.control(syscall.EPOLL_CTL_MOD, &c.polled, events)
 }
 
 // use prepares for datagrams with m. Class and hop limit go with each as
 // control messages; not to fragment is a state of the socket.
 func (c *kernelUDP) use(m Meta) error {
 	if m.Whole != c.whole {
-		if err := control(c.raw, func(fd int) error { return setWhole(fd, c.v4, m.Whole) }); err != nil {
+		if err := setWhole(c.fd, c.v4, m.Whole); err != nil {
 			return err
 		}
 		c.whole = m.Whole

@@ -18,12 +18,9 @@ func TestKernelUDP(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		conn, err := kernel.DialUDP(t.Context(), netip.Addr{}, peer.LocalAddr().(*net.UDPAddr).AddrPort())
-		if err != nil {
-			t.Fatal(err)
-		}
+		conn := dialUDP(t, kernel, peer.LocalAddr().(*net.UDPAddr).AddrPort())
 		for _, m := range []Meta{{}, {Class: 0xb9, Hops: 9}, {Whole: true}, {Class: 3, Hops: 255, Whole: true}, {}} {
-			if err := conn.Send(Datagram{Data: []byte("there"), Meta: m}); err != nil {
+			if err := conn.TrySend(Datagram{Data: []byte("there"), Meta: m}); err != nil {
 				t.Fatalf("%v: send with %+v: %v", a, m, err)
 			}
 			buf := make([]byte, 100)
@@ -43,7 +40,7 @@ func TestKernelUDP(t *testing.T) {
 			}
 		}
 		_ = peer.Close()
-		if err := conn.Send(Datagram{Data: []byte("anybody?")}); err != nil {
+		if err := conn.TrySend(Datagram{Data: []byte("anybody?")}); err != nil {
 			t.Fatal(err)
 		}
 		_, err = conn.Receive()
@@ -59,10 +56,7 @@ func TestKernelUDP(t *testing.T) {
 		if from != a || kind != wantKind || code != wantCode {
 			t.Errorf("ICMP type %d code %d from %v", kind, code, from)
 		}
-		go func() {
-			time.Sleep(10 * time.Millisecond) // likely, not certainly, after the receiver has begun to wait
-			_ = conn.Close()
-		}()
+		_ = conn.Close() // as above
 		if _, err := conn.Receive(); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("receive on a closed socket: %v", err)
 		}
@@ -76,17 +70,13 @@ func TestKernelUDPTooBig(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = peer.Close() }() // nothing is buffered in it
-	conn, err := kernel.DialUDP(t.Context(), netip.Addr{}, peer.LocalAddr().(*net.UDPAddr).AddrPort())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = conn.Close() }() // as above
+	conn := dialUDP(t, kernel, peer.LocalAddr().(*net.UDPAddr).AddrPort())
 	// The MTU of loopback is 65,536 at most, and the headers take 28.
 	lo, err := net.InterfaceByName("lo")
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = conn.Send(Datagram{Data: make([]byte, 65507), Meta: Meta{Whole: true}})
+	err = conn.TrySend(Datagram{Data: make([]byte, 65507), Meta: Meta{Whole: true}})
 	if lo.MTU >= 65535 {
 		if err != nil {
 			t.Errorf("the largest datagram does not fit into an MTU of %d: %v", lo.MTU, err)
@@ -132,6 +122,15 @@ func newUDPPeer(t testing.TB, a netip.Addr, joined int) udpPeer {
 	return udpPeer{conn, t}
 }
 
+// control runs f on the descriptor and returns its error.
+func control(c syscall.RawConn, f func(fd int) error) error {
+	var err error
+	if outer := c.Control(func(fd uintptr) { err = f(int(fd)) }); outer != nil {
+		return outer
+	}
+	return err
+}
+
 func (p udpPeer) addr() netip.AddrPort { return p.LocalAddr().(*net.UDPAddr).AddrPort() }
 
 func (p udpPeer) receive() (Datagram, netip.AddrPort) {
@@ -146,14 +145,43 @@ func (p udpPeer) receive() (Datagram, netip.AddrPort) {
 	return d, from
 }
 
-func dialUDP(t testing.TB, k *Kernel, to netip.AddrPort) UDPConn {
+// waitingUDP is a UDPConn that waits.
+type waitingUDP struct {
+	UDPConn
+	happened chan struct{}
+}
+
+func waiting(c UDPConn) waitingUDP {
+	w := waitingUDP{c, make(chan struct{}, 1)}
+	w.Watch(func(bool) {
+		select {
+		case w.happened <- struct{}{}:
+		default:
+		}
+	})
+	return w
+}
+
+// Receive waits for what TryReceive returns.
+func (w waitingUDP) Receive() (Datagram, error) {
+	for {
+		d, err := w.TryReceive()
+		if !errors.Is(err, ErrNotYet) {
+			return d, err
+		}
+		<-w.happened
+	}
+}
+
+func dialUDP(t testing.TB, k *Kernel, to netip.AddrPort) waitingUDP {
 	t.Helper()
 	conn, err := k.DialUDP(t.Context(), netip.Addr{}, to)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = conn.Close() }) // as above
-	return conn
+	w := waiting(conn)
+	t.Cleanup(func() { _ = w.Close() }) // nothing is buffered in it
+	return w
 }
 
 // numbered is bytes of which none is like its neighbours.
@@ -176,7 +204,7 @@ func TestKernelUDPSeveralAtOnce(t *testing.T) {
 			// To a host that takes them one by one.
 			peer := newUDPPeer(t, a, 0)
 			conn := dialUDP(t, kernel, peer.addr())
-			if err := conn.Send(Datagram{Data: data, Segment: size, Meta: m}); err != nil {
+			if err := conn.TrySend(Datagram{Data: data, Segment: size, Meta: m}); err != nil {
 				t.Fatalf("%v %+v: %v", a, m, err)
 			}
 			for rest := data; len(rest) > 0; {
@@ -188,7 +216,7 @@ func TestKernelUDPSeveralAtOnce(t *testing.T) {
 				rest = rest[len(want):]
 			}
 			// One alone behind them must not be taken for several.
-			if err := conn.Send(Datagram{Data: data[:2*size], Meta: m}); err != nil {
+			if err := conn.TrySend(Datagram{Data: data[:2*size], Meta: m}); err != nil {
 				t.Fatal(err)
 			}
 			if d, _ := peer.receive(); len(d.Data) != 2*size {
@@ -198,7 +226,7 @@ func TestKernelUDPSeveralAtOnce(t *testing.T) {
 			// And to one that takes them so, and answers so.
 			peer = newUDPPeer(t, a, 1)
 			conn = dialUDP(t, kernel, peer.addr())
-			if err := conn.Send(Datagram{Data: data, Segment: size, Meta: m}); err != nil {
+			if err := conn.TrySend(Datagram{Data: data, Segment: size, Meta: m}); err != nil {
 				t.Fatal(err)
 			}
 			d, from := peer.receive()
@@ -230,7 +258,7 @@ func TestKernelUDPTooManyAtOnce(t *testing.T) {
 		peer := newUDPPeer(t, a, 0)
 		conn := dialUDP(t, kernel, peer.addr())
 		d := Datagram{Data: numbered(size * count), Segment: size, Meta: Meta{Class: 8, Hops: 7}}
-		if err := conn.Send(d); err == nil {
+		if err := conn.TrySend(d); err == nil {
 			t.Fatalf("%v: %d at once were sent", a, count)
 		}
 		tr, err := New(Config{Resolver: &fakeResolver{}, Outside: kernel, Pinger: fakePinger(nil)})
@@ -241,8 +269,8 @@ func TestKernelUDPTooManyAtOnce(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		u := &udpFlow{t: tr, f: f, out: conn}
-		if err := u.carry(d); err != nil {
+		u := &udpFlow{t: tr, f: f, out: conn, waits: d}
+		if err := u.carry(); err != nil {
 			t.Fatalf("%v: carry: %v", a, err)
 		}
 		for i := range count {
@@ -262,16 +290,12 @@ func BenchmarkKernelUDP(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer func() { _ = peer.Close() }() // nothing is buffered in it
-	conn, err := newTestKernel(b).DialUDP(b.Context(), netip.Addr{}, peer.LocalAddr().(*net.UDPAddr).AddrPort())
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer func() { _ = conn.Close() }() // as above
+	conn := dialUDP(b, newTestKernel(b), peer.LocalAddr().(*net.UDPAddr).AddrPort())
 	data, buf := make([]byte, 1200), make([]byte, 2000)
 	b.SetBytes(int64(len(data)))
 	b.ReportAllocs()
 	for b.Loop() {
-		if err := conn.Send(Datagram{Data: data, Meta: Meta{Hops: 63, Whole: true}}); err != nil {
+		if err := conn.TrySend(Datagram{Data: data, Meta: Meta{Hops: 63, Whole: true}}); err != nil {
 			b.Fatal(err)
 		}
 		_, from, err := peer.ReadFromUDPAddrPort(buf)

@@ -6,12 +6,53 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unsafe"
 )
 
-// poller tells TCP sockets that something has happened to them (epoll(7)). Go's
+// polled is a socket that the poller knows. The poller never touches its
+// descriptor.
+type polled struct {
+	poller *poller
+	fd     int
+	v4     bool
+	id     uint64 // given by the poller
+
+	notify atomic.Pointer[func(free bool)]
+	events atomic.Uint32 // all that were seen
+	news   atomic.Bool   // there may be something to read: it has not been looked for since an event
+}
+
+// Watch implements [Leg] and [UDPConn].
+func (c *polled) Watch(notify func(free bool)) { c.notify.Store(&notify) }
+
+// happened is called by the poller.
+func (c *polled) happened(events uint32, free bool) {
+	c.events.Or(events)
+	c.news.Store(true)
+	if notify := c.notify.Load(); notify != nil {
+		(*notify)(free)
+	}
+}
+
+// Close implements [Leg]; what is queued is still sent. It is called by whoever
+// uses the socket, and by nobody else.
+func (c *polled) Close() error {
+	if c.fd < 0 {
+		return nil
+	}
+	c.poller.remove(c)
+	err := syscall.Close(c.fd)
+	c.fd = -1
+	if err != nil {
+		return fmt.Errorf("nat: close: %w", err)
+	}
+	return nil
+}
+
+// poller tells sockets that something has happened to them (epoll(7)). Go's
 // own would need a goroutine that waits for each; so it waits for this one, and
 // only one goroutine does. To wait in epoll_wait(2) itself would keep a processor
 // from the scheduler for 20 microseconds each time.
@@ -20,15 +61,22 @@ type poller struct {
 	file   *os.File // of epoll
 	raw    syscall.RawConn
 	events [256]syscall.EpollEvent
-	whose  [256]*kernelTCP
+	whose  [256]*polled
 
 	mu     sync.Mutex
-	slots  []*kernelTCP // by the lower half of the id
-	ages   []uint32     // how often a slot was given; the upper half
-	unused []uint32     // slots
+	slots  []*polled // by the lower half of the id
+	ages   []uint32  // how often a slot was given; the upper half
+	unused []uint32  // slots
 }
 
-const pollerEvents = syscall.EPOLLIN | syscall.EPOLLOUT | syscall.EPOLLRDHUP | syscall.EPOLLPRI | 1<<31 // EPOLLET, which package syscall has as a negative number
+const (
+	edge = 1 << 31 // EPOLLET, which package syscall has as a negative number
+
+	tcpEvents = syscall.EPOLLIN | syscall.EPOLLOUT | syscall.EPOLLRDHUP | syscall.EPOLLPRI | edge
+	// A UDP socket has room again with each datagram that has gone, so this is
+	// asked for only when it had none.
+	udpEvents = syscall.EPOLLIN | edge
+)
 
 func newPoller() (*poller, error) {
 	epoll, err := syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
@@ -45,17 +93,18 @@ func newPoller() (*poller, error) {
 	return p, nil
 }
 
-// control adds a descriptor.
-func (p *poller) control(fd int, events uint32, id uint64) error {
-	event := syscall.EpollEvent{Events: events, Fd: int32(uint32(id)), Pad: int32(uint32(id >> 32))}
-	if err := syscall.EpollCtl(p.epoll, syscall.EPOLL_CTL_ADD, fd, &event); err != nil {
+// control adds a socket, or changes what is asked about it. What is so already is
+// an event then.
+func (p *poller) control(operation int, c *polled, events uint32) error {
+	event := syscall.EpollEvent{Events: events, Fd: int32(uint32(c.id)), Pad: int32(uint32(c.id >> 32))}
+	if err := syscall.EpollCtl(p.epoll, operation, c.fd, &event); err != nil {
 		return fmt.Errorf("nat: epoll: %w", err)
 	}
 	return nil
 }
 
-// add watches a socket from now on.
-func (p *poller) add(c *kernelTCP) error {
+// add watches a socket from now on for the events.
+func (p *poller) add(c *polled, events uint32) error {
 	p.mu.Lock()
 	if len(p.unused) == 0 {
 		p.unused = append(p.unused, uint32(len(p.slots)))
@@ -67,7 +116,7 @@ func (p *poller) add(c *kernelTCP) error {
 	p.ages[slot]++
 	c.id = uint64(p.ages[slot]&(1<<31-1))<<32 | uint64(slot)
 	p.mu.Unlock()
-	err := p.control(c.fd, pollerEvents, c.id)
+	err := p.control(syscall.EPOLL_CTL_ADD, c, events)
 	if err != nil {
 		p.remove(c)
 	}
@@ -76,7 +125,7 @@ func (p *poller) add(c *kernelTCP) error {
 
 // remove forgets a socket that is about to be closed, which takes it out of the
 // kernel's list.
-func (p *poller) remove(c *kernelTCP) {
+func (p *poller) remove(c *polled) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	slot := uint32(c.id)
@@ -88,7 +137,7 @@ func (p *poller) remove(c *kernelTCP) {
 
 // find fills in whose the events are; an event of a socket that was closed since
 // is nobody's.
-func (p *poller) find(events []syscall.EpollEvent, whose []*kernelTCP) {
+func (p *poller) find(events []syscall.EpollEvent, whose []*polled) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for i, event := range events {

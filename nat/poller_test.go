@@ -10,7 +10,7 @@ import (
 )
 
 // eventOf is what the kernel says of a socket.
-func eventOf(c *kernelTCP) syscall.EpollEvent {
+func eventOf(c *polled) syscall.EpollEvent {
 	return syscall.EpollEvent{Events: syscall.EPOLLIN, Fd: int32(uint32(c.id)), Pad: int32(uint32(c.id >> 32))}
 }
 
@@ -18,20 +18,20 @@ func eventOf(c *kernelTCP) syscall.EpollEvent {
 // its descriptor have another by then.
 func TestPollerKnowsWhoseAnEventIs(t *testing.T) {
 	p := newTestKernel(t).poller
-	socket := func() *kernelTCP {
+	socket := func() *polled {
 		fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
-		c := &kernelTCP{poller: p, fd: fd}
-		if err := p.add(c); err != nil {
+		c := &polled{poller: p, fd: fd}
+		if err := p.add(c, tcpEvents); err != nil {
 			t.Fatal(err)
 		}
 		return c
 	}
-	want := func(c *kernelTCP, e syscall.EpollEvent, what string) {
+	want := func(c *polled, e syscall.EpollEvent, what string) {
 		t.Helper()
-		whose := []*kernelTCP{{}}
+		whose := []*polled{{}}
 		if p.find([]syscall.EpollEvent{e}, whose); whose[0] != c {
 			t.Errorf("%s reaches %p, want %p", what, whose[0], c)
 		}

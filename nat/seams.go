@@ -2,6 +2,7 @@ package nat
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/netip"
 )
@@ -83,28 +84,40 @@ type TCPInside interface {
 	Reject(Refusal)
 }
 
-// Detacher is a [TCPInside] that does not need ServeTCP to block for as long as
-// the flow lives: an idle flow then costs no goroutine.
+// Detacher is a [TCPInside] or [UDPInside] that does not need ServeTCP or ServeUDP
+// to block for as long as the flow lives: an idle flow then costs no goroutine.
 type Detacher interface {
-	// Detach says that ServeTCP is about to return. ended is to be called when
+	// Detach says that the call is about to return. ended is to be called when
 	// the flow has ended.
 	Detach() (ended func())
 }
 
-// UDPConn is one half of a UDP flow. One goroutine receives and one sends;
-// Close may be called from any, and unblocks both with [net.ErrClosed].
+// UDPConn is one half of a UDP flow. Nothing of it waits: it says by Watch when
+// there may be something to do. But for Watch and Close, its methods are called
+// by one goroutine at a time. After Close they fail with [net.ErrClosed].
 type UDPConn interface {
-	// Receive returns a datagram, or several, which the caller frees. An [ICMPError]
-	// is about one that was sent, and the connection stays usable.
-	Receive() (Datagram, error)
+	// Watch has notify called from now on, from any goroutine, whenever there
+	// may be something to receive, or room to send again, or the connection was
+	// closed. Else it is as that of [Leg].
+	Watch(notify func(free bool))
 
-	// Send sends a datagram, or several, and keeps nothing of it. An error that
-	// is a [DatagramError] with a datagram is about an earlier one, and this one
-	// has not been sent; nor has any of several, whatever the error.
-	Send(Datagram) error
+	// TryReceive returns a datagram, or several, which the caller frees, or
+	// [ErrNotYet] if there is none. An [ICMPError] is about one that was sent,
+	// and the connection stays usable.
+	TryReceive() (Datagram, error)
 
+	// TrySend sends a datagram, or several, and keeps nothing of it; [ErrNotYet]
+	// says that it would have to wait for room. An error that is a
+	// [DatagramError] with a datagram is about an earlier one, and this one has
+	// not been sent; nor has any of several, whatever the error.
+	TrySend(Datagram) error
+
+	// Close may be called from any goroutine.
 	Close() error
 }
+
+// ErrNotYet is what a [UDPConn] says instead of waiting.
+var ErrNotYet = errors.New("nat: not yet")
 
 // DatagramError is an [ICMPError] that knows which datagram it is about.
 type DatagramError interface {
@@ -115,7 +128,7 @@ type DatagramError interface {
 }
 
 // UDPInside is the client's half of a UDP flow. The datagram that began the
-// flow is there already, so the first Receive does not block.
+// flow is there already, so the first TryReceive has it.
 type UDPInside interface {
 	UDPConn
 

@@ -5,15 +5,6 @@ import (
 	"syscall"
 )
 
-// control runs f on the descriptor and returns its error.
-func control(c syscall.RawConn, f func(fd int) error) error {
-	var err error
-	if outer := c.Control(func(fd uintptr) { err = f(int(fd)) }); outer != nil {
-		return outer
-	}
-	return err
-}
-
 func setRecvErr(fd int, v4 bool, on int) error {
 	level, option := syscall.IPPROTO_IPV6, syscall.IPV6_RECVERR
 	if v4 {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net"
 	"net/netip"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -23,32 +22,48 @@ const (
 	portDNS = 53
 )
 
-// ServeUDP carries one UDP flow and returns when it has been idle for the
-// flow's time-out, when ctx ends, or when it could not be had. The datagrams
-// that arrive while the member is looked up wait in the inside connection.
+// ServeUDP carries one UDP flow until it has been idle for the flow's time-out,
+// until ctx ends before it was established, or until it is cut; it returns then,
+// or once the flow is established if in is a [Detacher]. The datagrams that arrive
+// while the member is looked up wait in the inside connection.
 func (t *Translator) ServeUDP(ctx context.Context, tuple Tuple, in UDPInside) {
-	defer closeQuietly(in)
-	ctx, cut := context.WithCancel(ctx)
-	defer cut()
-	f, err := t.table.open(tuple, cut)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var established atomic.Pointer[udpFlow]
+	f, err := t.table.open(tuple, func() {
+		cancel()
+		if u := established.Load(); u != nil {
+			u.cutNow()
+		}
+	})
 	if err != nil {
 		t.rejectUDP(in, t.refuse(tuple, netip.Addr{}, err))
+		closeQuietly(in)
 		return
 	}
-	defer t.table.close(f)
-
 	outside, err := t.dialUDP(ctx, f)
 	if err != nil {
 		t.rejectUDP(in, t.refuse(tuple, f.memberOrZero(), err))
+		closeQuietly(in)
+		t.table.close(f)
 		return
 	}
 	t.stats.udpOpened.Add(1)
 	t.table.answered(f)
 	t.log.Debug("flow established", "flow", tuple, "member", f.memberOrZero(), "id", f.id)
-	u := &udpFlow{t: t, f: f, in: in, out: outside}
-	u.serve(ctx, cut)
-	t.log.Debug("flow ended", "flow", tuple, "member", f.memberOrZero(), "id", f.id,
-		"bytes_out", f.sent.Load(), "bytes_in", f.got.Load())
+	over := make(chan struct{})
+	ended := func() { close(over) }
+	if d, ok := in.(Detacher); ok {
+		ended = d.Detach()
+		close(over)
+	}
+	u := t.newUDPFlow(f, in, outside, ended)
+	established.Store(u)
+	u.start()
+	if ctx.Err() != nil { // the flow was cut before it was known
+		u.cutNow()
+	}
+	<-over
 }
 
 func (t *Translator) dialUDP(ctx context.Context, f *flow) (UDPConn, error) {
@@ -71,7 +86,7 @@ func (t *Translator) rejectUDP(in UDPInside, refusal Refusal) {
 	if refusal.Reason == Timeout {
 		return
 	}
-	d, err := in.Receive()
+	d, err := in.TryReceive()
 	if err != nil {
 		return // the connection is closed: there is nobody to tell
 	}
@@ -79,100 +94,140 @@ func (t *Translator) rejectUDP(in UDPInside, refusal Refusal) {
 	d.free()
 }
 
-// udpFlow is an established UDP flow.
+// turnDatagrams is how many times a direction of a flow receives before another
+// flow has its turn.
+const turnDatagrams = 64
+
+// udpFlow is an established UDP flow. Like a [splice] it runs when one of its
+// halves has something to say, and holds nothing in between.
 type udpFlow struct {
-	t   *Translator
-	f   *flow
-	in  UDPInside
-	out UDPConn
+	t     *Translator
+	f     *flow
+	in    UDPInside
+	out   UDPConn
+	ended func()
+
+	turn  turn
+	cut   atomic.Bool
+	timer *time.Timer // of idleness
+	limit time.Duration
+
+	waits   Datagram // what is being sent, and may have to wait for room
+	waiting bool     // there is one
+	apart   bool     // it is several that must go one by one
 }
 
-// serve returns when both directions have ended. Each ends when its connection
-// is closed, which is done when ctx ends, and ctx ends when the flow is idle.
-func (u *udpFlow) serve(ctx context.Context, cut context.CancelFunc) {
-	stopIdle := u.cutWhenIdle(cut)
-	stop := context.AfterFunc(ctx, func() {
-		closeQuietly(u.in)
-		closeQuietly(u.out)
-	})
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		defer cut()
-		u.outwards()
-	})
-	u.inwards()
-	cut()
-	wg.Wait()
-	stopIdle()
-	if stop() {
-		closeQuietly(u.out)
+func (t *Translator) newUDPFlow(f *flow, in UDPInside, out UDPConn, ended func()) *udpFlow {
+	u := &udpFlow{t: t, f: f, in: in, out: out, ended: ended, limit: t.timeouts.UDPIdle}
+	if f.tuple.Anycast.Port() == portDNS {
+		u.limit = t.timeouts.DNSIdle
 	}
+	u.turn.step, u.turn.workers = u.step, &t.workers
+	return u
 }
 
-// cutWhenIdle arms one timer for the flow. When it fires early, because
-// something has moved since, it is set for what remains.
-func (u *udpFlow) cutWhenIdle(cut context.CancelFunc) (stop func()) {
-	limit := u.t.timeouts.UDPIdle
-	if u.f.tuple.Anycast.Port() == portDNS {
-		limit = u.t.timeouts.DNSIdle
-	}
-	var stopped atomic.Bool
+func (u *udpFlow) start() {
 	ready := make(chan struct{})
-	var timer *time.Timer
-	timer = time.AfterFunc(limit, func() {
+	u.timer = time.AfterFunc(u.limit, func() {
 		<-ready // timer has been assigned
-		left := limit - u.f.idleFor()
-		switch {
-		case stopped.Load():
-		case left <= 0:
-			cut()
-		default:
-			timer.Reset(left)
-		}
+		u.cutWhenIdle()
 	})
 	close(ready)
-	return func() {
-		stopped.Store(true)
-		timer.Stop()
+	u.in.Watch(u.turn.notify)
+	u.out.Watch(u.turn.notify)
+	u.turn.notify(true)
+}
+
+// cutWhenIdle is called by the timer. When it fires early, because something has
+// moved since, it is set for what remains.
+func (u *udpFlow) cutWhenIdle() {
+	if left := u.limit - u.f.idleFor(); left > 0 {
+		u.timer.Reset(left)
+	} else {
+		u.cutNow()
 	}
 }
 
-// outwards carries the client's datagrams to the member, empty ones included.
-func (u *udpFlow) outwards() {
-	for {
-		d, err := u.in.Receive()
-		if err != nil {
-			return
-		}
-		err = u.carry(d)
-		d.free()
-		if errors.Is(err, net.ErrClosed) {
-			return
+// cutNow ends the flow, soon.
+func (u *udpFlow) cutNow() {
+	u.cut.Store(true)
+	u.turn.notify(false)
+}
+
+// step does what can be done now. more says that there is more, over that the
+// flow has ended, as it does when either half was closed.
+func (u *udpFlow) step() (more, over bool) {
+	if !u.cut.Load() {
+		moreOut, err := u.outwards()
+		if err == nil {
+			var moreIn bool
+			if moreIn, err = u.inwards(); err == nil {
+				return moreOut || moreIn, false
+			}
 		}
 	}
+	u.timer.Stop() // should it fire all the same, it finds the flow over
+	u.waits.free()
+	closeQuietly(u.in)
+	closeQuietly(u.out)
+	u.t.log.Debug("flow ended", "flow", u.f.tuple, "member", u.f.memberOrZero(), "id", u.f.id,
+		"bytes_out", u.f.sent.Load(), "bytes_in", u.f.got.Load())
+	u.t.table.close(u.f)
+	u.ended()
+	return false, true
+}
+
+// outwards carries the client's datagrams to the member, empty ones included. Its
+// error is that a half was closed.
+func (u *udpFlow) outwards() (more bool, err error) {
+	for range turnDatagrams {
+		if !u.waiting {
+			if u.waits, err = u.in.TryReceive(); err != nil {
+				return false, unlessNotYet(err)
+			}
+			u.waiting = true
+		}
+		if err := u.carry(); err != nil {
+			return false, unlessNotYet(err)
+		}
+		u.waits.free()
+		u.waits, u.waiting, u.apart = Datagram{}, false, false
+	}
+	return true, nil
+}
+
+// unlessNotYet makes nothing of an error that is none.
+func unlessNotYet(err error) error {
+	if errors.Is(err, ErrNotYet) {
+		return nil
+	}
+	return err
 }
 
 // carry sends a datagram, or several at once; if those cannot be sent so, each
 // by itself. Of what cannot be sent the client is told.
-func (u *udpFlow) carry(d Datagram) error {
-	err := u.send(d)
-	if err == nil {
-		u.t.countOut(u.f, len(d.Data))
-		return nil
-	}
-	if len(d.Data) > d.Size() && !errors.Is(err, net.ErrClosed) {
-		for piece := range d.Pieces() {
-			if err = u.carry(Datagram{Data: piece, Meta: d.Meta}); errors.Is(err, net.ErrClosed) {
-				return err
-			}
+func (u *udpFlow) carry() error {
+	for first := true; first || len(u.waits.Data) > 0; first = false {
+		d := u.waits
+		if u.apart {
+			d = Datagram{Data: d.Data[:d.Size()], Meta: d.Meta}
 		}
-		return err
+		err := u.send(d)
+		switch {
+		case err == nil:
+			u.t.countOut(u.f, len(d.Data))
+		case errors.Is(err, net.ErrClosed), errors.Is(err, ErrNotYet):
+			return err
+		case len(d.Data) > d.Size():
+			u.apart = true
+			continue
+		default:
+			u.t.stats.udpDropped.Add(1)
+			u.reject(err, d.Data)
+		}
+		u.waits.Data = u.waits.Data[len(d.Data):]
 	}
-	if !errors.Is(err, net.ErrClosed) {
-		u.t.stats.udpDropped.Add(1)
-		u.reject(err, d.Data)
-	}
-	return err
+	return nil
 }
 
 // send sends one datagram. What the kernel reports meanwhile about an earlier
@@ -180,7 +235,7 @@ func (u *udpFlow) carry(d Datagram) error {
 func (u *udpFlow) send(d Datagram) error {
 	var err error
 	for range maxSendTries {
-		if err = u.out.Send(d); err == nil {
+		if err = u.out.TrySend(d); err == nil {
 			return nil
 		}
 		var said DatagramError
@@ -199,32 +254,34 @@ func (u *udpFlow) send(d Datagram) error {
 	return err
 }
 
-// inwards carries the member's datagrams to the client.
-func (u *udpFlow) inwards() {
-	for {
-		d, err := u.out.Receive()
+// inwards carries the member's datagrams to the client. Its error is that a half
+// was closed, or is of no more use.
+func (u *udpFlow) inwards() (more bool, err error) {
+	for range turnDatagrams {
+		d, err := u.out.TryReceive()
 		var said DatagramError
-		if errors.As(err, &said) {
+		switch {
+		case err == nil:
+		case errors.As(err, &said):
 			u.reject(err, said.Datagram())
 			continue
-		}
-		if transient(err) {
+		case transient(err):
 			continue // its details were taken by the sender
+		default:
+			return false, unlessNotYet(err)
 		}
-		if err != nil {
-			return
-		}
-		err = u.in.Send(d)
+		err = u.in.TrySend(d)
 		d.free()
 		switch {
 		case err == nil:
 			u.t.countIn(u.f, len(d.Data))
 		case errors.Is(err, net.ErrClosed):
-			return
+			return false, err
 		default:
 			u.t.stats.udpDropped.Add(1)
 		}
 	}
+	return true, nil
 }
 
 // reject tells the client what became of a datagram. The flow goes on: a client

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -19,6 +20,8 @@ type packets struct {
 	late    chan error // what is reported on the next send
 	closed  chan struct{}
 	once    *sync.Once
+	peer    *packets
+	watched atomic.Pointer[func(free bool)]
 
 	rejects chan rejected
 	fails   func(Datagram) error // what sending it gives, if not nil
@@ -37,10 +40,28 @@ func newPackets() (a, b *packets) {
 			closed: make(chan struct{}), once: new(sync.Once), rejects: make(chan rejected, 4),
 		}
 	}
-	return end(x, y), end(y, x)
+	a, b = end(x, y), end(y, x)
+	a.peer, b.peer = b, a
+	return a, b
 }
 
-func (p *packets) Receive() (Datagram, error) {
+// Watch implements [UDPConn].
+func (p *packets) Watch(notify func(free bool)) { p.watched.Store(&notify) }
+
+func (p *packets) notify() {
+	if notify := p.watched.Load(); notify != nil {
+		(*notify)(false)
+	}
+}
+
+// report has the next receive fail.
+func (p *packets) report(err error) {
+	p.errs <- err
+	p.notify()
+}
+
+// TryReceive implements [UDPConn].
+func (p *packets) TryReceive() (Datagram, error) {
 	select {
 	case d := <-p.in:
 		return d, nil
@@ -48,10 +69,13 @@ func (p *packets) Receive() (Datagram, error) {
 		return Datagram{}, err
 	case <-p.closed:
 		return Datagram{}, net.ErrClosed
+	default:
+		return Datagram{}, ErrNotYet
 	}
 }
 
-func (p *packets) Send(d Datagram) error {
+// TrySend implements [UDPConn].
+func (p *packets) TrySend(d Datagram) error {
 	select {
 	case <-p.closed:
 		return net.ErrClosed
@@ -65,12 +89,18 @@ func (p *packets) Send(d Datagram) error {
 		}
 	}
 	d.Data, d.Free = bytes.Clone(d.Data), nil
-	p.out <- d
+	select {
+	case p.out <- d:
+	default:
+		return ErrNotYet
+	}
+	p.peer.notify()
 	return nil
 }
 
 func (p *packets) Close() error {
 	p.once.Do(func() { close(p.closed) })
+	p.notify()
 	return nil
 }
 
@@ -94,7 +124,7 @@ func newUDP(t *testing.T, r *fakeResolver, port uint16, first ...string) *udpFix
 	n := &fakeNet{udp: u.outside}
 	u.tr = newTestTranslator(t, r, n, nil, Limits{})
 	for _, d := range first {
-		_ = u.client.Send(Datagram{Data: []byte(d)}) // an open in-memory end takes it
+		_ = u.client.TrySend(Datagram{Data: []byte(d)}) // an open in-memory end takes it
 	}
 	u.wg.Go(func() { u.tr.ServeUDP(t.Context(), testTuple(UDP, 5000, port), u.inside) })
 	return u
@@ -113,8 +143,8 @@ func TestUDPKeepsWhatArrivedWhileResolving(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := newUDP(t, &fakeResolver{members: []netip.Addr{testU1}, delay: time.Second}, 7, "one", "", "three")
 		u.wantAt(t, u.member, "one", "", "three")
-		_ = u.member.Send(Datagram{})
-		_ = u.member.Send(Datagram{Data: []byte("back")})
+		_ = u.member.TrySend(Datagram{})
+		_ = u.member.TrySend(Datagram{Data: []byte("back")})
 		u.wantAt(t, u.client, "", "back")
 		u.wg.Wait() // by idleness
 		s := u.tr.Stats()
@@ -134,7 +164,7 @@ func TestUDPIdle(t *testing.T) {
 			u := newUDP(t, &fakeResolver{members: []netip.Addr{testU1}}, tc.port, "q")
 			u.wantAt(t, u.member, "q")
 			time.Sleep(20 * time.Second)
-			_ = u.member.Send(Datagram{Data: []byte("a")}) // an answer keeps the flow, too
+			_ = u.member.TrySend(Datagram{Data: []byte("a")}) // an answer keeps the flow, too
 			u.wantAt(t, u.client, "a")
 			u.wg.Wait()
 			if took := time.Since(start); took != tc.want+20*time.Second {
@@ -158,20 +188,20 @@ func TestUDPErrorsReachTheClient(t *testing.T) {
 				t.Errorf("the client was told %+v", got)
 			}
 		}
-		u.outside.errs <- refused // reported to the receiver
+		u.outside.report(refused) // reported to the receiver
 		wantRejected(Refusal{Relayed, portUnreachable}, "first")
 		u.outside.late <- refused // reported to the sender of another datagram
-		_ = u.client.Send(Datagram{Data: []byte("second")})
+		_ = u.client.TrySend(Datagram{Data: []byte("second")})
 		wantRejected(Refusal{Relayed, portUnreachable}, "first")
 		u.wantAt(t, u.member, "second") // which is sent all the same
 		u.outside.late <- syscall.ECONNREFUSED
-		_ = u.client.Send(Datagram{Data: []byte("third")})
+		_ = u.client.TrySend(Datagram{Data: []byte("third")})
 		u.wantAt(t, u.member, "third")
 		u.outside.late <- tooBig // about the datagram that was to be sent
-		_ = u.client.Send(Datagram{Data: []byte("fourth")})
+		_ = u.client.TrySend(Datagram{Data: []byte("fourth")})
 		wantRejected(Refusal{Relayed, tooBig.icmp}, "fourth")
-		u.outside.errs <- syscall.ECONNREFUSED // its details went to the sender
-		_ = u.client.Send(Datagram{Data: []byte("fifth"), Meta: Meta{Class: 0xb8, Hops: 9, Whole: true}})
+		u.outside.report(syscall.ECONNREFUSED) // its details went to the sender
+		_ = u.client.TrySend(Datagram{Data: []byte("fifth"), Meta: Meta{Class: 0xb8, Hops: 9, Whole: true}})
 		if got := <-u.member.in; string(got.Data) != "fifth" || got.Meta != (Meta{0xb8, 9, true}) {
 			t.Errorf("the member got %q %+v", got.Data, got.Meta)
 		}
@@ -189,7 +219,7 @@ func TestUDPRejectedQuotesTheFirstDatagram(t *testing.T) {
 		if got := <-u.inside.rejects; got != (rejected{Refusal{Reason: Unreachable}, "hello"}) {
 			t.Errorf("the client was told %+v", got)
 		}
-		if _, err := u.inside.Receive(); err == nil {
+		if _, err := u.inside.TryReceive(); err == nil {
 			t.Error("the inside connection is still open")
 		}
 	})
@@ -228,17 +258,17 @@ func TestUDPSeveralAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := newUDP(t, &fakeResolver{members: []netip.Addr{testU1}}, 7)
 		m := Meta{Class: 0xb8, Hops: 9, Whole: true}
-		_ = u.client.Send(several("onetwosix4", m))
+		_ = u.client.TrySend(several("onetwosix4", m))
 		if got := <-u.member.in; string(got.Data) != "onetwosix4" || got.Segment != 3 || got.Meta != m {
 			t.Errorf("the member got %q %+v", got.Data, got)
 		}
-		_ = u.member.Send(several("backto!", m))
+		_ = u.member.TrySend(several("backto!", m))
 		if got := <-u.client.in; string(got.Data) != "backto!" || got.Segment != 3 || got.Meta != m {
 			t.Errorf("the client got %q %+v", got.Data, got)
 		}
 		// An error about an earlier datagram is no reason to take them apart.
 		u.outside.late <- &networkError{syscall.ECONNREFUSED, portUnreachable, []byte("one")}
-		_ = u.client.Send(several("abcdef", Meta{}))
+		_ = u.client.TrySend(several("abcdef", Meta{}))
 		if got := <-u.inside.rejects; got != (rejected{Refusal{Relayed, portUnreachable}, "one"}) {
 			t.Errorf("the client was told %+v", got)
 		}
@@ -268,7 +298,7 @@ func TestUDPSeveralThatCannotBeSentAtOnce(t *testing.T) {
 			}
 			return nil
 		}
-		_ = u.client.Send(several("onetwosix4", m))
+		_ = u.client.TrySend(several("onetwosix4", m))
 		for _, want := range []string{"one", "six"} {
 			if got := <-u.member.in; string(got.Data) != want || got.Segment != 0 || got.Meta != m {
 				t.Errorf("the member got %q %+v, want %q", got.Data, got, want)
@@ -280,7 +310,7 @@ func TestUDPSeveralThatCannotBeSentAtOnce(t *testing.T) {
 			}
 		}
 		// The flow goes on after all that.
-		_ = u.client.Send(several("sixsix", m))
+		_ = u.client.TrySend(several("sixsix", m))
 		u.wantAt(t, u.member, "six", "six")
 		u.wg.Wait()
 		if s := u.tr.Stats(); s.BytesOut != 12 || s.UDPDropped != 2 || len(u.inside.rejects) != 0 || len(u.member.in) != 0 {
@@ -301,10 +331,73 @@ func TestUDPSeveralEndWithTheSocket(t *testing.T) {
 			}
 			return net.ErrClosed
 		}
-		_ = u.client.Send(several("onetwo", Meta{}))
+		_ = u.client.TrySend(several("onetwo", Meta{}))
 		u.wg.Wait()
 		if took := time.Since(start); took != 0 || tries != 2 || u.tr.Stats().UDPDropped != 0 {
 			t.Errorf("it took %v and %d tries; stats: %+v", took, tries, u.tr.Stats())
 		}
 	})
 }
+
+// TestUDPWaitsForRoom: what the member's socket has no room for goes when it has,
+// in order, once, and with the rest of those that must go one by one.
+func TestUDPWaitsForRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := newUDP(t, &fakeResolver{members: []netip.Addr{testU1}}, 7)
+		var full atomic.Bool
+		u.outside.fails = func(d Datagram) error {
+			switch {
+			case full.Load():
+				return ErrNotYet
+			case string(d.Data) == "twotwo": // these two must not go at once
+				full.Store(true)
+				return syscall.EINVAL
+			}
+			return nil
+		}
+		full.Store(true)
+		for _, d := range []Datagram{{Data: []byte("one")}, {Data: []byte{}}, several("twotwo", Meta{}), {Data: []byte("three")}} {
+			if err := u.client.TrySend(d); err != nil {
+				t.Fatal(err)
+			}
+		}
+		room := func(want ...string) {
+			t.Helper()
+			synctest.Wait()
+			if len(u.member.in) != 0 {
+				t.Errorf("%d arrived without room", len(u.member.in))
+			}
+			full.Store(false)
+			u.outside.notify()
+			u.wantAt(t, u.member, want...)
+		}
+		room("one", "")
+		room("two", "two", "three")
+		u.wg.Wait()
+		if s := u.tr.Stats(); s.BytesOut != 14 || s.UDPDropped != 0 || len(u.member.in) != 0 {
+			t.Errorf("stats: %+v; %d sent besides", s, len(u.member.in))
+		}
+	})
+}
+
+// TestUDPTakesTurns: a flow that always has more does not keep the others from
+// the workers.
+func TestUDPTakesTurns(t *testing.T) {
+	u := &udpFlow{t: newTestTranslator(t, &fakeResolver{}, &fakeNet{}, nil, Limits{}), f: &flow{}}
+	u.in, u.out = plenty{}, plenty{}
+	if more, over := u.step(); !more || over {
+		t.Errorf("after a turn: more %v, over %v", more, over)
+	}
+	if got := u.f.sent.Load(); got != turnDatagrams {
+		t.Errorf("%d datagrams in a turn, want %d", got, turnDatagrams)
+	}
+}
+
+// plenty always has another datagram of one byte.
+type plenty struct{}
+
+func (plenty) Watch(func(bool))              {}
+func (plenty) TryReceive() (Datagram, error) { return Datagram{Data: []byte{1}}, nil }
+func (plenty) TrySend(Datagram) error        { return nil }
+func (plenty) Close() error                  { return nil }
+func (plenty) Reject(Refusal, []byte)        {}

@@ -72,7 +72,7 @@ func BenchmarkWriteSegments(b *testing.B) {
 
 // BenchmarkInjectDatagram takes a datagram from its device to its flow.
 func BenchmarkInjectDatagram(b *testing.B) {
-	s := onNowhere(b, handler{udp: func(ctx context.Context, _ nat.Tuple, in nat.UDPInside) {
+	s := onNowhere(b, handler{udp: func(ctx context.Context, _ nat.Tuple, in waitingUDP) {
 		defer context.AfterFunc(ctx, func() { _ = in.Close() })()
 		for {
 			d, err := in.Receive()
@@ -94,14 +94,14 @@ func BenchmarkInjectDatagram(b *testing.B) {
 
 // BenchmarkSendDatagrams sends as many at once as a packet has room for.
 func BenchmarkSendDatagrams(b *testing.B) {
-	u := &udpInside{s: onNowhere(b, handler{}), closed: make(chan struct{}), tuple: nat.Tuple{
+	u := &udpInside{s: onNowhere(b, handler{}), tuple: nat.Tuple{
 		Proto: nat.UDP, Client: netip.AddrPortFrom(client6, 4000), Anycast: netip.AddrPortFrom(any6, 53),
 	}}
 	d := nat.Datagram{Data: make([]byte, 54*1200), Segment: 1200, Meta: nat.Meta{Hops: 60}}
 	b.SetBytes(int64(len(d.Data)))
 	b.ReportAllocs()
 	for b.Loop() {
-		if err := u.Send(d); err != nil {
+		if err := u.TrySend(d); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -89,7 +89,7 @@ func TestDatagramWithAWrongChecksum(t *testing.T) {
 	for _, f := range families {
 		for _, c := range checksummed {
 			got := make(chan nat.Datagram, 8)
-			s, w := start(t, handler{udp: func(ctx context.Context, _ nat.Tuple, in nat.UDPInside) {
+			s, w := start(t, handler{udp: func(ctx context.Context, _ nat.Tuple, in waitingUDP) {
 				defer context.AfterFunc(ctx, func() { _ = in.Close() })()
 				for {
 					d, err := in.Receive()
@@ -158,7 +158,7 @@ func TestOnePacketOfSeveralDatagrams(t *testing.T) {
 	const size = 100
 	for _, f := range families {
 		got := make(chan nat.Datagram, 1)
-		s, _ := start(t, handler{udp: func(_ context.Context, _ nat.Tuple, in nat.UDPInside) {
+		s, _ := start(t, handler{udp: func(_ context.Context, _ nat.Tuple, in waitingUDP) {
 			d, err := in.Receive()
 			if err != nil {
 				t.Errorf("Receive: %v", err)

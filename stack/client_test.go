@@ -3,6 +3,7 @@ package stack
 import (
 	"bytes"
 	"context"
+	"errors"
 	"net/netip"
 	"os"
 	"sync/atomic"
@@ -46,7 +47,7 @@ var (
 type handler struct {
 	t    testing.TB
 	tcp  func(context.Context, nat.Tuple, nat.TCPInside)
-	udp  func(context.Context, nat.Tuple, nat.UDPInside)
+	udp  func(context.Context, nat.Tuple, waitingUDP)
 	echo func(context.Context, nat.Tuple, nat.EchoInside)
 	full *atomic.Bool // every new flow would be refused
 }
@@ -67,7 +68,35 @@ func (h handler) ServeUDP(ctx context.Context, t nat.Tuple, in nat.UDPInside) {
 		h.t.Errorf("unexpected UDP flow %v", t)
 		return
 	}
-	h.udp(ctx, t, in)
+	h.udp(ctx, t, waiting(in))
+}
+
+// waitingUDP is a UDPInside that waits.
+type waitingUDP struct {
+	nat.UDPInside
+	happened chan struct{}
+}
+
+func waiting(c nat.UDPInside) waitingUDP {
+	w := waitingUDP{c, make(chan struct{}, 1)}
+	w.Watch(func(bool) {
+		select {
+		case w.happened <- struct{}{}:
+		default:
+		}
+	})
+	return w
+}
+
+// Receive waits for what TryReceive returns.
+func (w waitingUDP) Receive() (nat.Datagram, error) {
+	for {
+		d, err := w.TryReceive()
+		if !errors.Is(err, nat.ErrNotYet) {
+			return d, err
+		}
+		<-w.happened
+	}
 }
 
 func (h handler) ServeEcho(ctx context.Context, t nat.Tuple, in nat.EchoInside) {

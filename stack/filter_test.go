@@ -103,7 +103,7 @@ func FuzzInject(f *testing.F) {
 			check(tuple)
 			in.Reject(nat.Refusal{Reason: nat.Unreachable})
 		},
-		udp: func(_ context.Context, tuple nat.Tuple, in nat.UDPInside) {
+		udp: func(_ context.Context, tuple nat.Tuple, in waitingUDP) {
 			check(tuple)
 			if d, err := in.Receive(); err == nil {
 				in.Reject(nat.Refusal{Reason: nat.Refused}, d.Data)

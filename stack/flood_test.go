@@ -22,7 +22,7 @@ func TestRefusalsAreShedInAFlood(t *testing.T) {
 			refused.Add(1)
 			in.Reject(nat.Refusal{Reason: nat.Busy})
 		},
-		udp: func(context.Context, nat.Tuple, nat.UDPInside) { refused.Add(1) },
+		udp: func(context.Context, nat.Tuple, waitingUDP) { refused.Add(1) },
 	}, Config{})
 	began := time.Now()
 	for i := range uint16(flood / 2) {
@@ -47,7 +47,7 @@ func TestKnownFlowsAreNotShed(t *testing.T) {
 			<-goOn
 			in.Reject(nat.Refusal{Reason: nat.Timeout})
 		},
-		udp: func(ctx context.Context, _ nat.Tuple, in nat.UDPInside) {
+		udp: func(ctx context.Context, _ nat.Tuple, in waitingUDP) {
 			defer context.AfterFunc(ctx, func() { _ = in.Close() })()
 			for {
 				if _, err := in.Receive(); err != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"runtime"
 	"syscall"
 	"testing"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"golang.org/x/net/nettest"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 
 	"aarptun/nat"
 )
@@ -113,4 +115,36 @@ func connect(w *wire, aa netip.Addr, listener *net.TCPListener) (c1, c2 net.Conn
 		return nil, nil, nil, fmt.Errorf("the member accepted nothing")
 	}
 	return c1, c2, func() { _, _ = c1.Close(), c2.Close() }, nil
+}
+
+// TestIdleUDPFlowsHaveNoGoroutine: a flow that waits is not more than what is
+// known of it.
+func TestIdleUDPFlowsHaveNoGoroutine(t *testing.T) {
+	const flows = 200
+	w, translator := translate(t, Config{})
+	member, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = member.Close() }() // nothing is buffered in it
+	port := uint16(member.LocalAddr().(*net.UDPAddr).Port)
+	before := runtime.NumGoroutine()
+	b := make([]byte, 100)
+	for i := range flows {
+		client, failed := w.dialFrom(t, 2000+uint16(i), udp.ProtocolNumber, any4, port)
+		if failed != nil {
+			t.Fatal(failed)
+		}
+		if _, err := client.Write([]byte{byte(i)}); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := member.Read(b); err != nil || n != 1 || b[0] != byte(i) {
+			t.Fatalf("the member got % x, %v", b[:n], err)
+		}
+	}
+	eventually(t, "they are established", func() bool { return translator.Stats().UDPOpened == flows })
+	eventually(t, "no goroutine is left of them", func() bool { return runtime.NumGoroutine() <= before+2 })
+	if got := len(translator.Flows()); got != flows {
+		t.Errorf("%d flows, want %d", got, flows)
+	}
 }

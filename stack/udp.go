@@ -77,7 +77,7 @@ func (s *Stack) datagram(tuple nat.Tuple, d nat.Datagram) {
 	if s.shed(tuple) || !s.begin() {
 		return
 	}
-	u := &udpInside{s: s, tuple: tuple, ready: make(chan struct{}, 1), closed: make(chan struct{})}
+	u := &udpInside{s: s, tuple: tuple}
 	u.put(d)
 	s.udp.flows[tuple] = u
 	go u.serve()

@@ -16,8 +16,8 @@ import (
 )
 
 // udpEcho answers each datagram with itself until the flow is closed.
-func udpEcho(flows chan<- nat.Tuple) func(context.Context, nat.Tuple, nat.UDPInside) {
-	return func(ctx context.Context, tuple nat.Tuple, in nat.UDPInside) {
+func udpEcho(flows chan<- nat.Tuple) func(context.Context, nat.Tuple, waitingUDP) {
+	return func(ctx context.Context, tuple nat.Tuple, in waitingUDP) {
 		defer context.AfterFunc(ctx, func() { _ = in.Close() })()
 		flows <- tuple
 		for {
@@ -25,7 +25,7 @@ func udpEcho(flows chan<- nat.Tuple) func(context.Context, nat.Tuple, nat.UDPIns
 			if err != nil {
 				return
 			}
-			if err := in.Send(d); err != nil {
+			if err := in.TrySend(d); err != nil {
 				return
 			}
 		}
@@ -76,12 +76,12 @@ func TestUDPSeveralAtOnce(t *testing.T) {
 				data := randomBytes(t, size*(count-1)+last)
 				m := nat.Meta{Class: 0x2a, Hops: 33}
 				atOnce := make(chan int, count)
-				_, w := start(t, handler{udp: func(ctx context.Context, _ nat.Tuple, in nat.UDPInside) {
+				_, w := start(t, handler{udp: func(ctx context.Context, _ nat.Tuple, in waitingUDP) {
 					defer context.AfterFunc(ctx, func() { _ = in.Close() })()
 					if _, err := in.Receive(); err != nil {
 						t.Errorf("Receive: %v", err)
 					}
-					if err := in.Send(nat.Datagram{Data: data, Segment: size, Meta: m}); err != nil {
+					if err := in.TrySend(nat.Datagram{Data: data, Segment: size, Meta: m}); err != nil {
 						t.Errorf("Send: %v", err)
 					}
 					for rest := data; len(rest) > 0; {
@@ -153,7 +153,7 @@ func TestUDPMetaBothWays(t *testing.T) {
 	for _, f := range families {
 		t.Run(f.name, func(t *testing.T) {
 			got := make(chan nat.Datagram, 4)
-			s, w := start(t, handler{udp: func(ctx context.Context, _ nat.Tuple, in nat.UDPInside) {
+			s, w := start(t, handler{udp: func(ctx context.Context, _ nat.Tuple, in waitingUDP) {
 				defer context.AfterFunc(ctx, func() { _ = in.Close() })()
 				for {
 					d, err := in.Receive()
@@ -161,7 +161,7 @@ func TestUDPMetaBothWays(t *testing.T) {
 						return
 					}
 					got <- d
-					_ = in.Send(nat.Datagram{Data: []byte("back"), Meta: nat.Meta{Class: 0x2b}})
+					_ = in.TrySend(nat.Datagram{Data: []byte("back"), Meta: nat.Meta{Class: 0x2b}})
 				}
 			}}, Config{})
 			// The client has no socket, and its netstack would say so.
@@ -200,7 +200,7 @@ func TestUDPMetaBothWays(t *testing.T) {
 func TestUDPQueueIsBoundedAndInOrder(t *testing.T) {
 	goOn, ended := make(chan struct{}), make(chan int, 1)
 	const sent, size = 300, 1000
-	s, _ := start(t, handler{udp: func(_ context.Context, _ nat.Tuple, in nat.UDPInside) {
+	s, _ := start(t, handler{udp: func(_ context.Context, _ nat.Tuple, in waitingUDP) {
 		<-goOn
 		n := 0
 		for n < udpQueue/size {
@@ -239,7 +239,7 @@ func TestUDPReject(t *testing.T) {
 		for _, want := range rejections {
 			t.Run(f.name+" "+want.reason.String(), func(t *testing.T) {
 				rejected := make(chan struct{})
-				_, w := start(t, handler{udp: func(_ context.Context, _ nat.Tuple, in nat.UDPInside) {
+				_, w := start(t, handler{udp: func(_ context.Context, _ nat.Tuple, in waitingUDP) {
 					d, err := in.Receive()
 					if err != nil {
 						t.Errorf("Receive: %v", err)
@@ -273,9 +273,9 @@ func TestUDPClientsClosedPortEndsTheFlow(t *testing.T) {
 	for _, f := range families {
 		t.Run(f.name, func(t *testing.T) {
 			ended := make(chan error, 1)
-			s, w := start(t, handler{udp: func(_ context.Context, _ nat.Tuple, in nat.UDPInside) {
+			s, w := start(t, handler{udp: func(_ context.Context, _ nat.Tuple, in waitingUDP) {
 				_, _ = in.Receive()
-				_ = in.Send(nat.Datagram{Data: []byte("too late")})
+				_ = in.TrySend(nat.Datagram{Data: []byte("too late")})
 				_, err := in.Receive() // the client's netstack has no socket, and says so
 				ended <- err
 			}}, Config{})
@@ -290,9 +290,9 @@ func TestUDPClientsClosedPortEndsTheFlow(t *testing.T) {
 
 func TestUDPOfAnotherClientCannotEndAFlow(t *testing.T) {
 	begun := make(chan struct{})
-	s, w := start(t, handler{udp: func(ctx context.Context, _ nat.Tuple, in nat.UDPInside) {
+	s, w := start(t, handler{udp: func(ctx context.Context, _ nat.Tuple, in waitingUDP) {
 		_, _ = in.Receive()
-		_ = in.Send(nat.Datagram{Data: []byte("quote me")})
+		_ = in.TrySend(nat.Datagram{Data: []byte("quote me")})
 		close(begun)
 		<-ctx.Done()
 	}}, Config{})

@@ -48,54 +48,78 @@ type udpInside struct {
 	tuple nat.Tuple
 	route *gstack.Route // the sender's, for fragments; nil until the first
 
-	ready  chan struct{} // has an item when something may be queued
-	closed chan struct{}
+	detached bool // the flow outlives serve
 
-	mu    sync.Mutex
-	done  bool
-	queue []nat.Datagram
-	bytes int // payload in the queue
+	mu     sync.Mutex
+	notify func(free bool) // called without the lock, when there is something for the flow to do; nil until it is watched
+	done   bool
+	queue  []nat.Datagram
+	bytes  int // payload in the queue
 }
 
-// serve carries the flow.
+// serve carries the flow, or has it established.
 func (u *udpInside) serve() {
-	defer u.s.serves.Done()
 	if u.s.buffersFull() {
 		u.s.stats.refusedBuffers.Add(1)
-		if d, ok := u.take(); ok {
+		if d, err := u.TryReceive(); err == nil {
 			u.Reject(nat.Refusal{Reason: nat.Busy}, d.Data)
 		}
 	} else {
 		u.s.handler.ServeUDP(u.s.life, u.tuple, u)
 	}
+	if !u.detached {
+		u.ended()
+	}
+}
+
+// Detach implements [nat.Detacher].
+func (u *udpInside) Detach() (ended func()) {
+	u.detached = true
+	return u.ended
+}
+
+func (u *udpInside) ended() {
 	_ = u.Close() // never fails
 	if u.route != nil {
 		u.route.Release()
 	}
+	u.s.serves.Done()
+}
+
+// Watch implements [nat.UDPConn].
+func (u *udpInside) Watch(notify func(free bool)) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.notify = notify
 }
 
 // put queues a copy of a datagram, or drops it when too much waits already. It
 // reports false when the flow has ended.
 func (u *udpInside) put(d nat.Datagram) bool {
+	notify, ok := u.queued(d)
+	if notify != nil {
+		notify(false)
+	}
+	return ok
+}
+
+// queued is put, but for who is to be told.
+func (u *udpInside) queued(d nat.Datagram) (notify func(free bool), ok bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.done {
-		return false
+		return nil, false
 	}
 	if u.bytes+len(d.Data) > udpQueue || len(u.queue) >= udpQueue/64 {
 		u.s.stats.datagramsDropped.Add(1)
-		return true
+		return nil, true
 	}
 	u.bytes += len(d.Data)
 	if len(u.queue) == 0 || !join(&u.queue[len(u.queue)-1], d) {
 		d.Data = bytes.Clone(d.Data)
 		u.queue = append(u.queue, d)
 	}
-	select {
-	case u.ready <- struct{}{}:
-	default:
-	}
-	return true
+	return u.notify, true
 }
 
 // join appends d to the datagrams before it, if all of them are of one size, but
@@ -119,25 +143,15 @@ func join(before *nat.Datagram, d nat.Datagram) bool {
 	return true
 }
 
-// Receive implements [nat.UDPConn].
-func (u *udpInside) Receive() (nat.Datagram, error) {
-	for {
-		if d, ok := u.take(); ok {
-			return d, nil
-		}
-		select {
-		case <-u.ready:
-		case <-u.closed:
-			return nat.Datagram{}, fmt.Errorf("stack: receive: %w", net.ErrClosed)
-		}
-	}
-}
-
-func (u *udpInside) take() (d nat.Datagram, ok bool) {
+// TryReceive implements [nat.UDPConn].
+func (u *udpInside) TryReceive() (d nat.Datagram, err error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if len(u.queue) == 0 || u.done {
-		return d, false
+	switch {
+	case u.done:
+		return d, fmt.Errorf("stack: receive: %w", net.ErrClosed)
+	case len(u.queue) == 0:
+		return d, nat.ErrNotYet
 	}
 	d = u.queue[0]
 	u.queue[0] = nat.Datagram{}
@@ -145,7 +159,7 @@ func (u *udpInside) take() (d nat.Datagram, ok bool) {
 		u.queue = nil
 	}
 	u.bytes -= len(d.Data)
-	return d, true
+	return d, nil
 }
 
 // Close implements [nat.UDPConn]. The next datagram of the tuple begins a new
@@ -160,6 +174,7 @@ func (u *udpInside) Close() error {
 		}
 	}
 	u.queue, u.bytes = nil, 0
+	notify := u.notify
 	u.mu.Unlock()
 	if first {
 		u.s.udp.mu.Lock()
@@ -167,17 +182,21 @@ func (u *udpInside) Close() error {
 			delete(u.s.udp.flows, u.tuple)
 		}
 		u.s.udp.mu.Unlock()
-		close(u.closed)
+		if notify != nil {
+			notify(false)
+		}
 	}
 	return nil
 }
 
-// Send implements [nat.UDPConn].
-func (u *udpInside) Send(d nat.Datagram) error {
-	select {
-	case <-u.closed:
+// TrySend implements [nat.UDPConn]. It never says [nat.ErrNotYet]: what the device
+// has no room for is lost, as it would be on the way.
+func (u *udpInside) TrySend(d nat.Datagram) error {
+	u.mu.Lock()
+	done := u.done
+	u.mu.Unlock()
+	if done {
 		return fmt.Errorf("stack: send: %w", net.ErrClosed)
-	default:
 	}
 	headers := header.UDPMinimumSize + header.IPv6MinimumSize
 	if u.tuple.Anycast.Addr().Is4() {
