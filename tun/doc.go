@@ -16,7 +16,8 @@
 // what lets a probe reach the very address whose traffic we take. Everything
 // else about the host's routing stays as it was.
 //
-// The device has no address: the kernel then picks the uplink's as a client's
+// The device has no address, unless it is asked to make up for a namespace that
+// has none: the kernel then picks the uplink's as a client's
 // source, which stays right however a flow is carried. It is not persistent,
 // so its routes go with the process whatever ends it. What can be left over is
 // a rule, which then leads to an empty table and does nothing.

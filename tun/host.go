@@ -33,6 +33,9 @@ type Config struct {
 	// that bear them, and that have the mark Mark. It takes Table + 1, Priority + 1
 	// and Mark + 1 too.
 	Returns bool
+	// Address gives the device [Address4] or [Address6] where the namespace has
+	// no address of that family that clients could send from.
+	Address bool
 }
 
 // Host is what was changed on the host: a device, and from AddRoutes to
@@ -43,6 +46,7 @@ type Host struct {
 	mtu      int
 	table    int
 	mode     OffloadMode
+	lend     bool // addresses
 	prefixes []netip.Prefix
 	rules    []ruleSpec
 	returns  *returns // nil if that was not asked for
@@ -116,7 +120,7 @@ func Open(c Config) (_ *Host, err error) {
 }
 
 func newHost(c Config) *Host {
-	h := &Host{name: c.Name, mtu: c.MTU, table: c.Table, mode: c.Offload, prefixes: slices.Clone(c.Prefixes)}
+	h := &Host{name: c.Name, mtu: c.MTU, table: c.Table, mode: c.Offload, lend: c.Address, prefixes: slices.Clone(c.Prefixes)}
 	if h.table == 0 {
 		h.table = defaultTable
 	}
@@ -203,7 +207,10 @@ func (h *Host) create() error {
 	if h.link, err = raise(h.handle, h.name, h.mtu); err != nil {
 		return errors.Join(err, device.Close())
 	}
-	if h.offload, err = device.offload(h.mode); err != nil {
+	if h.offload, err = device.offload(h.mode); err == nil && h.lend {
+		err = h.lendAddresses()
+	}
+	if err != nil {
 		return errors.Join(err, device.Close())
 	}
 	h.device = device

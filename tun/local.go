@@ -14,9 +14,9 @@ import (
 const localFor = time.Second
 
 // Locals knows the host's own addresses, in the namespace of the Host that
-// made it.
+// made it, or of the thread.
 type Locals struct {
-	host *Host
+	list func() ([]netlink.Addr, error)
 
 	mu    sync.Mutex
 	until time.Time
@@ -25,7 +25,15 @@ type Locals struct {
 
 // Locals returns a list of the host's own addresses that keeps itself fresh.
 // It is of use until the Host is closed.
-func (h *Host) Locals() *Locals { return &Locals{host: h} }
+func (h *Host) Locals() *Locals { return &Locals{list: h.addresses} }
+
+// LocalsHere is [Host.Locals] of the namespace that the caller is in, on every
+// thread.
+func LocalsHere() *Locals {
+	return &Locals{list: func() ([]netlink.Addr, error) {
+		return whole(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
+	}}
+}
 
 // Contains reports whether a is one of the host's own addresses. When the
 // kernel cannot be asked, the last list serves.
@@ -33,7 +41,7 @@ func (l *Locals) Contains(a netip.Addr) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if now := time.Now(); now.After(l.until) {
-		if list, err := l.host.addresses(); err == nil {
+		if list, err := l.list(); err == nil {
 			l.addrs = make(map[netip.Addr]struct{}, len(list))
 			for _, entry := range list {
 				if own, ok := netip.AddrFromSlice(entry.IP); ok {

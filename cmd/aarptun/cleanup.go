@@ -10,6 +10,7 @@ import (
 	"aarptun/internal/admin"
 	"aarptun/internal/config"
 	"aarptun/tun"
+	"aarptun/tun/netns"
 )
 
 func newCleanup() *cobra.Command {
@@ -22,8 +23,9 @@ func newCleanup() *cobra.Command {
 behind that was killed or crashed, and prints a line for each. The next run does
 so by itself. What belongs to a run that lives is left alone.
 
-It works in the network namespace it is called in, and needs CAP_NET_ADMIN. Name
-the same --state-dir and --admin-socket as the dead run had.`,
+It works in the network namespace it is called in, or in that of --netns, and
+needs CAP_NET_ADMIN. Name the same --netns, --state-dir and --admin-socket as
+the dead run had.`,
 		Example: `  aarptun cleanup --dry-run    # what is left of a dead run?
   aarptun cleanup`,
 		Args: noArgs,
@@ -31,7 +33,7 @@ the same --state-dir and --admin-socket as the dead run had.`,
 			if err := cfg.ValidatePaths(); err != nil {
 				return err
 			}
-			report, err := tun.Cleanup(cfg.StateDir, dry)
+			report, err := cleanUp(cfg, dry)
 			if err != nil {
 				return err
 			}
@@ -53,11 +55,28 @@ the same --state-dir and --admin-socket as the dead run had.`,
 			return printReport(c.OutOrStdout(), report, dry)
 		},
 	}
+	cmd.Flags().StringVar(&cfg.Netns, "netns", cfg.Netns, "clean up in network namespace `NAME|PATH|PID`")
 	cmd.Flags().StringVar(&cfg.StateDir, "state-dir", cfg.StateDir, "`DIR` of the journals")
 	cmd.Flags().StringVar(&cfg.AdminSocket, "admin-socket", cfg.AdminSocket, "`PATH` of the unix socket of the dead run")
 	cmd.Flags().BoolVar(&dry, "dry-run", false, "only say what would be removed")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
+}
+
+// cleanUp undoes what is left in the network namespace that is meant.
+func cleanUp(cfg config.Config, dry bool) (report tun.Report, err error) {
+	if cfg.Netns == "" {
+		return tun.Cleanup(cfg.StateDir, dry)
+	}
+	ns, err := netns.Open(cfg.Netns)
+	if err != nil {
+		return tun.Report{}, err
+	}
+	err = ns.Do(func() (err error) {
+		report, err = tun.Cleanup(cfg.StateDir, dry)
+		return err
+	})
+	return report, errors.Join(err, ns.Close())
 }
 
 func printReport(w io.Writer, r tun.Report, dry bool) error {

@@ -39,11 +39,19 @@ choice holds for all of this host's flows, with source for those of one client
 address as long as the member lives, with flow for each by itself. A member that
 does not take a flow is passed over, and the flow gets the next one.
 
+With --netns all of that is made in another network namespace, of a container or
+a pod, say: its programs are carried, and need no privilege. The members are
+asked and reached from this namespace, where nothing is changed. A namespace
+that has no address is lent 192.0.0.1 and 100::1, on the device. When it has
+neither a name nor a process any more, the run ends, with exit code 0.
+
 It needs root, or CAP_NET_ADMIN and CAP_NET_RAW and access to /dev/net/tun.`,
 		Example: `  aarptun run -p 2001:db8:aa::/64
   aarptun run -p 2001:db8:aa::/64 --member-prefix 2001:db8:1000::/36
   aarptun run -p 198.51.100.0/24 --pubkey "$(cat member.pub)"
-  aarptun run -p 198.51.100.1/32 --static 198.51.100.1=203.0.113.7`,
+  aarptun run -p 198.51.100.1/32 --static 198.51.100.1=203.0.113.7
+  aarptun run -p 2001:db8:aa::/64 --netns web   # as 'ip netns add web' named it
+  aarptun run -p 2001:db8:aa::/64 --netns "$(docker inspect -f '{{.State.Pid}}' web)"`,
 		Args: noArgsBut("--prefix"),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := cfg.Validate(); err != nil {
@@ -74,6 +82,7 @@ It needs root, or CAP_NET_ADMIN and CAP_NET_RAW and access to /dev/net/tun.`,
 		"let packets of up to 64 KiB cross the device: where a test at the start passes, always, or never")
 	f.IntVar(&cfg.Table, "table", cfg.Table, "`NUMBER` of the routing table for the prefixes; nothing else may use it")
 	f.Var(mark{&cfg.Mark}, "fwmark", "mark of aarptun's own sockets, which bypass the TUN")
+	f.StringVar(&cfg.Netns, "netns", cfg.Netns, "carry the programs of network namespace `NAME|PATH|PID`, by sockets of this one")
 	f.DurationVar(&cfg.CacheTTL, "cache-ttl", cfg.CacheTTL, "`TIME` for which an answer is used for new flows, 100ms to 24h")
 	f.DurationVar(&cfg.Stale, "stale", cfg.Stale, "`TIME` for which an answer is used beyond that while nobody answers, 0 to 1h")
 	f.Var(choice[config.Sticky]{&cfg.Sticky, []config.Sticky{config.StickyHost, config.StickySource, config.StickyFlow}}, "sticky",

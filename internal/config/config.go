@@ -102,8 +102,13 @@ type Config struct {
 	// Table is the routing table for the prefixes, not one of the kernel's
 	// own (0, 253 to 255).
 	Table int
-	// Mark is the SO_MARK of aarptun's own sockets, which bypass the TUN.
+	// Mark is the SO_MARK of aarptun's own sockets, which bypass the TUN. With
+	// Netns they are outside of it and get none.
 	Mark uint32
+	// Netns is the network namespace that the device, the routes and the rules
+	// are made in: a name under /run/netns, a path, or a process id; "" is our
+	// own.
+	Netns string
 
 	// CacheTTL is how long a pin lives.
 	CacheTTL time.Duration
@@ -125,6 +130,14 @@ type Config struct {
 
 	LogLevel  slog.Level
 	LogFormat string // "text" or "json"
+}
+
+// SocketMark is the SO_MARK of our own sockets, 0 for none.
+func (c Config) SocketMark() uint32 {
+	if c.Netns != "" {
+		return 0
+	}
+	return c.Mark
 }
 
 // AllPrefixes is the key of what counts for every prefix that has nothing of

@@ -29,11 +29,11 @@ import (
 // when flows are carried. cfg must be valid.
 func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logger, ready func() error) (err error) {
 	raiseFiles()
-	host, err := tun.Open(tunConfig(cfg))
+	host, ctx, leave, err := open(ctx, cfg)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, host.Close()) }()
+	defer func() { err = errors.Join(err, host.Close(), leave()) }()
 	house, err := build(cfg, version, host, log)
 	if err != nil {
 		return err
@@ -61,16 +61,16 @@ func build(cfg config.Config, version string, host *tun.Host, log *slog.Logger) 
 			err = errors.Join(err, h.discard())
 		}
 	}()
-	if h.ping, err = ping.Open(ping.Config{Mark: cfg.Mark}); err != nil {
+	if h.ping, err = ping.Open(ping.Config{Mark: cfg.SocketMark()}); err != nil {
 		return h, err
 	}
 	if h.member, err = newMember(cfg, log); err != nil {
 		return h, err
 	}
-	if h.resolver, err = newResolver(cfg, h.ping, h.member, host.Locals(), log); err != nil {
+	if h.resolver, err = newResolver(cfg, h.ping, h.member, isLocal(cfg, host), log); err != nil {
 		return h, err
 	}
-	if h.kernel, err = nat.NewKernel(tun.Control(cfg.Mark)); err != nil {
+	if h.kernel, err = nat.NewKernel(tun.Control(cfg.SocketMark())); err != nil {
 		return h, err
 	}
 	limits := nat.LimitsFor(mayOpen())
@@ -204,5 +204,6 @@ func tunConfig(cfg config.Config) tun.Config {
 	return tun.Config{
 		Name: cfg.TUN, MTU: cfg.MTU, Prefixes: cfg.Prefixes,
 		Table: cfg.Table, Mark: cfg.Mark, Dir: cfg.StateDir, Offload: offloads[cfg.OffloadGSO],
+		Address: cfg.Netns != "",
 	}
 }

@@ -12,7 +12,6 @@ import (
 	"aarptun/resolver"
 	"aarptun/resolver/member"
 	"aarptun/resolver/ping"
-	"aarptun/tun"
 )
 
 // newMember returns what asks the members' responders, or nil if nothing is to
@@ -32,7 +31,7 @@ func newMember(cfg config.Config, log *slog.Logger) (*member.Prober, error) {
 		}
 		rings = append(rings, ring)
 	}
-	return member.OpenProber(member.ProberConfig{Mark: cfg.Mark, Port: cfg.STUNPort, Lanes: lanesFor(cfg.Select), Rings: rings, Log: log})
+	return member.OpenProber(member.ProberConfig{Mark: cfg.SocketMark(), Port: cfg.STUNPort, Lanes: lanesFor(cfg.Select), Rings: rings, Log: log})
 }
 
 // lanesFor is how many source ports ask responders: as many as there are paths
@@ -69,7 +68,7 @@ func proofOf(cfg config.Config, p netip.Prefix) resolver.Trust {
 }
 
 // newResolver gives each prefix the policy that the configuration asks for.
-func newResolver(cfg config.Config, socket *ping.Socket, stun *member.Prober, locals *tun.Locals, log *slog.Logger) (*resolver.Resolver, error) {
+func newResolver(cfg config.Config, socket *ping.Socket, stun *member.Prober, isLocal func(netip.Addr) bool, log *slog.Logger) (*resolver.Resolver, error) {
 	unresolved := resolver.Direct
 	if cfg.Unresolved == config.Reject {
 		unresolved = resolver.Reject
@@ -84,7 +83,7 @@ func newResolver(cfg config.Config, socket *ping.Socket, stun *member.Prober, lo
 	}
 	return resolver.New(resolver.Config{
 		Policies: policies, Static: cfg.Static, Probers: probers,
-		TTL: cfg.CacheTTL, Stale: cfg.Stale, Sticky: stickies[cfg.Sticky], Select: selects[cfg.Select], IsLocal: locals.Contains, Log: log,
+		TTL: cfg.CacheTTL, Stale: cfg.Stale, Sticky: stickies[cfg.Sticky], Select: selects[cfg.Select], IsLocal: isLocal, Log: log,
 	})
 }
 

@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Clients in another network namespace than aarptun: 'aarptun run --netns' and
+# 'aarptun exec'. Real kernels, in namespaces of the script's own, as in netns-test.sh.
+set -euo pipefail
+
+usage() {
+	cat <<-END
+		usage: scripts/exec-test.sh [PART ...]
+
+		  (nothing)  all parts
+		  netns      run --netns, by name, path and process: what it carries, what it
+		             leaves alone, the end of the namespace, kill -9
+
+		AARPTUN and LAB may name binaries to use instead of building them.
+		Exit code 77: this kernel or user may not make the namespaces.
+	END
+}
+
+INSIDE=
+PARTS=()
+for word in "$@"; do
+	case "$word" in
+	netns) PARTS+=("$word") ;;
+	--inside) INSIDE=1 ;;
+	-h | --help)
+		usage
+		exit 0
+		;;
+	*)
+		usage >&2
+		exit 64
+		;;
+	esac
+done
+[ ${#PARTS[@]} -gt 0 ] || PARTS=(netns)
+
+ROOT=$(cd "$(dirname "$0")/.." && pwd)
+
+# shellcheck source=scripts/lab.bash
+. "$ROOT/scripts/lab.bash"
+
+if [ -z "$INSIDE" ]; then
+	build AARPTUN:cmd/aarptun LAB:scripts/lab
+	enter_namespaces "$ROOT/scripts/exec-test.sh" --inside "${PARTS[@]}"
+fi
+own_run
+# shellcheck source=scripts/check.bash
+. "$ROOT/scripts/check.bash"
+
+aarptun() { on client "$AARPTUN" "$@"; }
+
+for part in "${PARTS[@]}"; do
+	# shellcheck source=scripts/exec-netns.bash
+	. "$ROOT/scripts/exec-$part.bash"
+done
+
+build_lab
+start_members
+for part in "${PARTS[@]}"; do
+	"test_$part"
+done
+echo "$PASSED passed, $FAILED failed"
+[ "$FAILED" = 0 ]
