@@ -53,6 +53,17 @@ func (d *Device) Read(bufs [][]byte) (int, error) {
 	return d.n, nil
 }
 
+// Waiting reports whether there is a packet to read.
+func (d *Device) Waiting() bool {
+	waiting := false
+	_ = d.raw.Control(func(fd uintptr) { // a closed one has none
+		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		n, err := unix.Poll(poll, 0)
+		waiting = err == nil && n == 1 && poll[0].Revents&unix.POLLIN != 0
+	})
+	return waiting
+}
+
 // Write sends one packet, which is bufs in turn, behind its header. It does not
 // block; a packet that the kernel has no room for is lost, with an error.
 func (d *Device) Write(bufs [][]byte) error {

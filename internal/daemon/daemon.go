@@ -52,10 +52,12 @@ type house struct {
 	stack      *stack.Stack
 	admin      *admin.Server
 	log        *slog.Logger
+
+	carries chan struct{} // is closed when flows are carried
 }
 
 func build(cfg config.Config, version string, host *tun.Host, log *slog.Logger) (h *house, err error) {
-	h = &house{host: host, log: log}
+	h = &house{host: host, log: log, carries: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, h.discard())
@@ -117,7 +119,7 @@ func (h *house) run(ctx context.Context, cfg config.Config, ready func() error) 
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	group, failed := errgroup.WithContext(life)
-	rooms := []func(context.Context) error{h.ping.Run, h.kernel.Run, h.resolver.Run, h.translator.Run, h.carry, h.admin.Run, h.watch, h.giveBack}
+	rooms := []func(context.Context) error{h.ping.Run, h.kernel.Run, h.resolver.Run, h.translator.Run, h.carry, h.admin.Run, h.watch, h.live, h.giveBack}
 	if h.member != nil {
 		rooms = append(rooms, h.member.Run)
 	}
@@ -172,7 +174,7 @@ func (h *house) serve(ctx, failed context.Context, cfg config.Config, ready func
 func (h *house) drain(failed context.Context, timeout time.Duration) {
 	asked, stop := signal.NotifyContext(failed, os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	notify(h.log, daemon.SdNotifyStopping)
+	notify(h.log, daemon.SdNotifyStopping+"\nSTATUS=stopping: no new flows, and those that exist may go on for "+timeout.String())
 	ctx, cancel := context.WithTimeout(asked, timeout)
 	defer cancel()
 	began := time.Now()
@@ -186,6 +188,7 @@ func (h *house) announce(ready func() error) error {
 		return fmt.Errorf("daemon: cannot say that it is ready: %w", err)
 	}
 	notify(h.log, daemon.SdNotifyReady)
+	close(h.carries)
 	return nil
 }
 
