@@ -52,6 +52,7 @@ var homes = map[string][]string{
 	"golang.org/x/sync":               {"internal/daemon", "resolver"},
 	"golang.org/x/time":               {"resolver", "resolver/member", "stack"},
 	"golang.org/x/sys":                {"tun", "tun/netns", "resolver/ping", "resolver/member", "scripts/lab", "scripts/fidelity", "scripts/soak", "scripts/bench"},
+	"github.com/pelletier/go-toml":    {"internal/config"},
 	"github.com/pion/stun":            {"resolver/member"},
 	"go.uber.org/goleak":              {},
 	"github.com/rogpeppe/go-internal": {},

@@ -26,7 +26,7 @@ type Limits struct {
 }
 
 // EnoughFiles is how many files a process must be allowed to have open for
-// [LimitsFor] to return the default limits.
+// [Limits.For] to leave the default limits as they are.
 const EnoughFiles = 175000
 
 // DefaultLimits are sized for one busy host: each TCP flow costs a file
@@ -46,21 +46,33 @@ func DefaultLimits() Limits {
 	}
 }
 
-// LimitsFor returns the default limits, or what a process that may have so many
-// files open can keep of them. A flow has one, and another while it is dialled;
-// a part is left for everything else, so that a flood cannot take what the
-// operator needs to look into it.
-func LimitsFor(files int) Limits {
-	l := DefaultLimits()
-	l.Flows = min(l.Flows, max(4, files/4*3))
-	l.FlowsPerClient = min(l.FlowsPerClient, l.Flows/4*3)
-	l.FlowsPerNetwork = min(l.FlowsPerNetwork, l.Flows/4*3)
-	l.UDPFlows = min(l.UDPFlows, l.Flows/2)
-	l.Opening = min(l.Opening, l.Flows/4-l.Flows/64)
-	l.OpeningPerClient = min(l.OpeningPerClient, max(1, l.Opening/2))
-	l.OpeningPerNetwork = min(l.OpeningPerNetwork, max(1, l.Opening/4*3))
-	l.OpeningPerAnycast = min(l.OpeningPerAnycast, max(1, l.Opening/4))
+// For returns what a process that may have so many files open can keep of the
+// limits. A flow has one, and another while it is dialled; a part is left for
+// everything else, so that a flood cannot take what the operator needs to look
+// into it.
+func (l Limits) For(files int) Limits {
+	room := roomIn(files)
+	opening := openingIn(room)
+	l.Flows = min(l.Flows, room)
+	l.FlowsPerClient = min(l.FlowsPerClient, room/4*3)
+	l.FlowsPerNetwork = min(l.FlowsPerNetwork, room/4*3)
+	l.UDPFlows = min(l.UDPFlows, room/2)
+	l.Opening = min(l.Opening, opening)
+	l.OpeningPerClient = min(l.OpeningPerClient, max(1, opening/2))
+	l.OpeningPerNetwork = min(l.OpeningPerNetwork, max(1, opening/4*3))
+	l.OpeningPerAnycast = min(l.OpeningPerAnycast, max(1, opening/4))
 	return l
+}
+
+func roomIn(files int) int   { return max(4, files/4*3) }
+func openingIn(room int) int { return room/4 - room/64 }
+
+// Files is how many files a process must be allowed to have open for
+// [Limits.For] to leave the limits as they are, or a few more.
+func (l Limits) Files() int {
+	opening := max(l.Opening, 2*l.OpeningPerClient, l.OpeningPerNetwork/3*4+4, 4*l.OpeningPerAnycast)
+	room := max(l.Flows, max(l.FlowsPerClient, l.FlowsPerNetwork)/3*4+4, 2*l.UDPFlows, (opening+4)*64/15+64)
+	return room/3*4 + 8
 }
 
 // networkBits is how much of an IPv6 address its link has; the rest is the host's

@@ -140,11 +140,11 @@ func TestUDPFlowsLeaveRoomForOthers(t *testing.T) {
 
 // However few files there may be, a daemon works, and has some left.
 func TestLimitsForFewFiles(t *testing.T) {
-	if got := LimitsFor(EnoughFiles); got != DefaultLimits() {
+	if got := DefaultLimits().For(EnoughFiles); got != DefaultLimits() {
 		t.Errorf("with enough files: %+v", got)
 	}
 	for _, files := range []int{0, 1, 16, 256, 1024, 4096, 20000, 65536, 174763, EnoughFiles} {
-		l := LimitsFor(files)
+		l := DefaultLimits().For(files)
 		if err := l.validate(); err != nil {
 			t.Errorf("%d files: %v", files, err)
 		}

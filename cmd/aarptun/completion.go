@@ -52,8 +52,8 @@ func completeArgs(c *cobra.Command) {
 	c.Flags().VisitAll(func(f *pflag.Flag) {
 		complete := cobra.NoFileCompletions
 		what, _ := pflag.UnquoteUsage(f)
-		if choice, ok := f.Value.(interface{ choices() []string }); ok {
-			complete = cobra.FixedCompletions(choice.choices(), cobra.ShellCompDirectiveNoFileComp)
+		if choices := choicesOf(f.Value); len(choices) > 0 {
+			complete = cobra.FixedCompletions(choices, cobra.ShellCompDirectiveNoFileComp)
 		} else if slices.ContainsFunc(filesWanted, func(name string) bool { return strings.HasSuffix(what, name) }) {
 			complete = cobra.FixedCompletions(nil, cobra.ShellCompDirectiveDefault)
 		}

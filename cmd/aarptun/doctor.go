@@ -83,12 +83,12 @@ Exit code 1 says that there is a problem; a warning alone does not.`,
 	f := cmd.Flags()
 	f.BoolVar(&d.asking.json, "json", false, "print JSON, one object a finding")
 	f.DurationVar(&d.asking.timeout, "timeout", 2*time.Second, "`TIME` to wait for answers, 1ms to 1m")
-	f.Var(mark{&d.asking.mark}, "fwmark", "mark of the daemon's sockets")
+	f.Var(config.Mark(&d.asking.mark), "fwmark", "mark of the daemon's sockets")
 	f.IntVar(&d.cfg.Table, "table", d.cfg.Table, "`NUMBER` of the daemon's routing table")
 	f.StringVar(&d.cfg.AdminSocket, "admin-socket", d.cfg.AdminSocket, "`PATH` of the daemon's unix socket")
-	f.Var(prefixes{&d.asking.members}, "member-prefix", "believe only members in this prefix; may be repeated")
+	f.Var(config.Prefixes(&d.asking.members), "member-prefix", "believe only members in this prefix; may be repeated")
 	f.StringVar(&d.asking.pskFile, "psk-file", "", "`FILE` of the shared keys; believe only answers that show its first one")
-	f.Var(publicKeys{&d.asking.public}, "pubkey", "public key of a member; believe only answers signed with one of them; may be repeated")
+	f.Var(config.PublicKeys(&d.asking.public), "pubkey", "public key of a member; believe only answers signed with one of them; may be repeated")
 	f.Uint16Var(&d.asking.stunPort, "stun-port", d.asking.stunPort, "UDP `PORT` of the members' responders; 0 does not ask them")
 	return cmd
 }
@@ -120,7 +120,7 @@ func (d *doctor) checkDaemon(ctx context.Context) {
 	switch {
 	case err == nil:
 		d.daemon = &status
-		d.say("daemon", fine, "", "it runs as process %d and carries %v into %s", status.PID, prefixes{&status.Prefixes}, status.Device)
+		d.say("daemon", fine, "", "it runs as process %d and carries %v into %s", status.PID, spaced(status.Prefixes), status.Device)
 	case errors.Is(err, admin.ErrNotRunning):
 		d.say("daemon", fine, "", "none is running at %s", d.cfg.AdminSocket)
 	default:

@@ -113,10 +113,7 @@ func synopsis(c *cobra.Command) string {
 
 func describeFlag(f *pflag.Flag) flagDescription {
 	value, usage := pflag.UnquoteUsage(f)
-	d := flagDescription{Name: f.Name, Shorthand: f.Shorthand, Value: value, Usage: usage, Default: f.DefValue}
-	if choice, ok := f.Value.(interface{ choices() []string }); ok {
-		d.Choices = choice.choices()
-	}
+	d := flagDescription{Name: f.Name, Shorthand: f.Shorthand, Value: value, Usage: usage, Default: f.DefValue, Choices: choicesOf(f.Value)}
 	if f.Value.Type() == "bool" || d.Default == "[]" || d.Default == "0s" && !strings.Contains(usage, "0s") {
 		d.Default = "" // as good as none
 	}

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -35,6 +36,9 @@ func newLook(c *cobra.Command) *look {
 }
 
 func (l *look) client() *admin.Client { return admin.NewClient(l.cfg.AdminSocket) }
+
+// spaced lists prefixes for people.
+func spaced(prefixes []netip.Prefix) string { return strings.Trim(fmt.Sprint(prefixes), "[]") }
 
 func newStatus() *cobra.Command {
 	cmd := &cobra.Command{
@@ -228,7 +232,7 @@ func printStatus(w io.Writer, s admin.Status) error {
 	fmt.Fprintf(t, "pid\t%d\n", s.PID)
 	fmt.Fprintf(t, "up\t%v\n", roundSeconds(time.Since(s.Started)))
 	fmt.Fprintf(t, "device\t%s, MTU %d\n", s.Device, s.MTU)
-	fmt.Fprintf(t, "prefixes\t%s\n", prefixes{&s.Prefixes})
+	fmt.Fprintf(t, "prefixes\t%s\n", spaced(s.Prefixes))
 	fmt.Fprintf(t, "process\t%s, %s open files, %s goroutines\n", residentText(s.ResidentBytes), countText(s.OpenFiles), countText(s.Goroutines))
 	fmt.Fprintf(t, "flows\t%d, %d of them not yet answered\n", s.NAT.Flows, s.NAT.Opening)
 	fmt.Fprintf(t, "pins\t%d\n", s.Resolver.Pins)

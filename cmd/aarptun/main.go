@@ -43,7 +43,7 @@ var exitMeanings = []exitMeaning{
 	{exitUsage, "wrong usage", "the command line or a value is wrong; nothing was done"},
 	{exitNoAnswer, "no answer", "no member answered or was believed, or no daemon answers on the admin socket"},
 	{exitPermission, "no permission", "the user may not do this: be root, or get the capability that the message names"},
-	{exitConfig, "the host is not as it must be", "device, table, socket or port are taken, there is no TUN, or others can read a key file; the host was left as it was"},
+	{exitConfig, "the host is not as it must be", "device, table, socket or port are taken, there is no TUN, a configuration file is wrong, or others can read a key file; the host was left as it was"},
 }
 
 func main() { os.Exit(run(os.Args[1:])) }
@@ -79,10 +79,12 @@ func exitCode(err error) int {
 	switch {
 	case err == nil:
 		return exitOK
-	case errors.As(err, &usage), errors.Is(err, config.ErrInvalid):
-		return exitUsage
 	case errors.Is(err, os.ErrPermission):
 		return exitPermission
+	case errors.Is(err, config.ErrFile):
+		return exitConfig
+	case errors.As(err, &usage), errors.Is(err, config.ErrInvalid):
+		return exitUsage
 	case errors.Is(err, tun.ErrConfig), errors.Is(err, admin.ErrInUse), errors.Is(err, admin.ErrPath), errors.As(err, &host), errors.Is(err, member.ErrKey), errors.Is(err, syscall.EADDRINUSE):
 		return exitConfig
 	case errors.Is(err, resolver.ErrNoAnswer), errors.Is(err, resolver.ErrUntrusted), errors.Is(err, resolver.ErrSelfAnswer), errors.Is(err, resolver.ErrDraining),
@@ -110,7 +112,7 @@ change and see only AA; the network sees only UA.
 
 Exit codes: 0 ok, 1 failed, 64 wrong usage, 69 no answer, 77 no permission,
 78 the host is not as it must be (device, table, socket or port taken, no TUN,
-a key file that others can read).`,
+a key file that others can read, a wrong configuration file).`,
 		Example: `  aarptun run -p 2001:db8:aa::/64        # as root: carry that prefix until Ctrl-C
   aarptun resolve 2001:db8:aa::1         # which member is it now?
   aarptun flows                          # who talks to which member
@@ -123,7 +125,7 @@ a key file that others can read).`,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	root.SetVersionTemplate(versionText() + "\n")
-	root.AddCommand(newRun(), newResolve(), newStatus(), newFlows(), newPins(), newMember(), newKeygen(), newDoctor(), newCleanup(), newVersion(), newCompletion())
+	root.AddCommand(newRun(), newCheckConfig(), newResolve(), newStatus(), newFlows(), newPins(), newMember(), newKeygen(), newDoctor(), newCleanup(), newVersion(), newCompletion())
 	root.SetHelpCommand(newHelp())
 	root.SetFlagErrorFunc(flagError)
 	for _, c := range root.Commands() {

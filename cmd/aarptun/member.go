@@ -81,8 +81,8 @@ first key of that file. 'aarptun keygen' makes both.`,
 	f.DurationVar(&s.responder.Timeout, "check-timeout", member.DefaultTimeout, "`TIME` in which a check must end")
 	f.BoolVar(&s.drain, "drain", false, "begin draining; SIGUSR2 ends it")
 	f.StringVar(&s.responder.DrainFile, "drain-file", "", "drain while this `FILE` is there")
-	f.Var(logLevel{&s.logging.LogLevel}, "log-level", "debug, info, warn or error")
-	f.Var(choice[string]{&s.logging.LogFormat, []string{"text", "json"}}, "log-format", "form of the log")
+	f.Var(config.LogLevel(&s.logging.LogLevel), "log-level", "debug, info, warn or error")
+	f.Var(config.Word(&s.logging.LogFormat, "text", "json"), "log-format", "form of the log")
 	return cmd
 }
 

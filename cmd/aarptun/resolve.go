@@ -41,7 +41,7 @@ type asking struct {
 	members       []netip.Prefix
 	stunPort      uint16
 	pskFile       string
-	public        map[netip.Prefix][]ed25519.PublicKey
+	public        config.PerPrefix[[]ed25519.PublicKey]
 }
 
 func newResolve() *cobra.Command {
@@ -89,10 +89,10 @@ Exit code 69 says that nobody answered whose answer could be used.`,
 	f.BoolVar(&a.json, "json", false, "print JSON, one object a member")
 	f.IntVarP(&a.count, "count", "n", 1, "ask so many `TIMES`, 1 to 10000, and list the members seen")
 	f.DurationVar(&a.timeout, "timeout", 2*time.Second, "`TIME` to wait for an answer, 1ms to 1m")
-	f.Var(mark{&a.mark}, "fwmark", "mark of the probes, which bypass a running daemon's TUN")
-	f.Var(prefixes{&a.members}, "member-prefix", "believe only members in this prefix; may be repeated")
+	f.Var(config.Mark(&a.mark), "fwmark", "mark of the probes, which bypass a running daemon's TUN")
+	f.Var(config.Prefixes(&a.members), "member-prefix", "believe only members in this prefix; may be repeated")
 	f.StringVar(&a.pskFile, "psk-file", "", "`FILE` of the shared keys; believe only answers that show its first one")
-	f.Var(publicKeys{&a.public}, "pubkey", "public key of a member; believe only answers signed with one of them; may be repeated")
+	f.Var(config.PublicKeys(&a.public), "pubkey", "public key of a member; believe only answers signed with one of them; may be repeated")
 	f.Uint16Var(&a.stunPort, "stun-port", a.stunPort, "UDP `PORT` of the members' responders; 0 does not ask them")
 	return cmd
 }

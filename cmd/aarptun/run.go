@@ -15,10 +15,9 @@ import (
 )
 
 func newRun() *cobra.Command {
-	cfg := config.Default()
-	var profile string
+	var a *asked
 	cmd := &cobra.Command{
-		Use:   "run -p PREFIX [-p PREFIX ...]",
+		Use:   "run [-c FILE] [-p PREFIX ...]",
 		Short: "Carry anycast prefixes until stopped",
 		Long: `Run routes the anycast prefixes into a TUN device and carries every TCP, UDP
 and ping flow to one member, in the foreground, until Ctrl-C or SIGTERM. It
@@ -45,20 +44,33 @@ asked and reached from this namespace, where nothing is changed. A namespace
 that has no address is lent 192.0.0.1 and 100::1, on the device. When it has
 neither a name nor a process any more, the run ends, with exit code 0.
 
+What to do is said by flags, by AARPTUN_* variables and by a file, in this
+order: a flag counts before the variable of its name (--cache-ttl,
+AARPTUN_CACHE_TTL; in a list there are commas), and that before the key of its
+name in the file (cache-ttl = "30s"). No file is read unless -c names one, or
+AARPTUN_CONFIG; a service has /etc/aarptun/aarptun.toml. 'aarptun check-config'
+checks a file, with --reference it prints one with all keys.
+
 It needs root, or CAP_NET_ADMIN and CAP_NET_RAW and access to /dev/net/tun.`,
 		Example: `  aarptun run -p 2001:db8:aa::/64
   aarptun run -p 2001:db8:aa::/64 --member-prefix 2001:db8:1000::/36
   aarptun run -p 198.51.100.0/24 --pubkey "$(cat member.pub)"
   aarptun run -p 198.51.100.1/32 --static 198.51.100.1=203.0.113.7
   aarptun run -p 2001:db8:aa::/64 --netns web   # as 'ip netns add web' named it
-  aarptun run -p 2001:db8:aa::/64 --netns "$(docker inspect -f '{{.State.Pid}}' web)"`,
+  aarptun run -p 2001:db8:aa::/64 --netns "$(docker inspect -f '{{.State.Pid}}' web)"
+  aarptun run -c /etc/aarptun/aarptun.toml --log-level debug`,
 		Args: noArgsBut("--prefix"),
 		RunE: func(c *cobra.Command, _ []string) error {
-			if err := cfg.Validate(); err != nil {
+			loaded, err := a.load()
+			if err != nil {
 				return err
 			}
+			cfg := loaded.Config
 			log := newLogger(os.Stderr, cfg)
-			stop, err := startProfile(profile)
+			for _, warning := range loaded.Warnings {
+				log.Warn(warning)
+			}
+			stop, err := startProfile(cfg.CPUProfile)
 			if err != nil {
 				return err
 			}
@@ -69,34 +81,8 @@ It needs root, or CAP_NET_ADMIN and CAP_NET_RAW and access to /dev/net/tun.`,
 			})
 		},
 	}
-	f := cmd.Flags()
-	f.VarP(prefixes{&cfg.Prefixes}, "prefix", "p", "anycast prefix to carry; may be repeated")
-	f.Var(prefixes{&cfg.MemberPrefixes}, "member-prefix", "accept only members in this prefix (allow-list); may be repeated")
-	f.Var(statics{&cfg.Static}, "static", "member UA of AA, not probed; may be repeated")
-	f.Var(pskFiles{&cfg.PSKFiles}, "psk-file", "file of the shared keys; answers must show its first one (trust psk); once for each prefix")
-	f.Var(publicKeys{&cfg.PublicKeys}, "pubkey", "public key of a member; answers must be signed with one of them (trust ed25519); may be repeated")
-	f.Uint16Var(&cfg.STUNPort, "stun-port", cfg.STUNPort, "UDP `PORT` of the members' responders; 0 does not ask them")
-	f.StringVar(&cfg.TUN, "tun", cfg.TUN, "`NAME` of the TUN device, 1 to 15 bytes")
-	f.IntVar(&cfg.MTU, "mtu", cfg.MTU, "MTU of the device in `BYTES`, 1280 to 65535; 0 takes the uplink's")
-	f.Var(choice[config.OffloadGSO]{&cfg.OffloadGSO, []config.OffloadGSO{config.OffloadAuto, config.OffloadOn, config.OffloadOff}}, "offload-gso",
-		"let packets of up to 64 KiB cross the device: where a test at the start passes, always, or never")
-	f.IntVar(&cfg.Table, "table", cfg.Table, "`NUMBER` of the routing table for the prefixes; nothing else may use it")
-	f.Var(mark{&cfg.Mark}, "fwmark", "mark of aarptun's own sockets, which bypass the TUN")
-	f.StringVar(&cfg.Netns, "netns", cfg.Netns, "carry the programs of network namespace `NAME|PATH|PID`, by sockets of this one")
-	f.DurationVar(&cfg.CacheTTL, "cache-ttl", cfg.CacheTTL, "`TIME` for which an answer is used for new flows, 100ms to 24h")
-	f.DurationVar(&cfg.Stale, "stale", cfg.Stale, "`TIME` for which an answer is used beyond that while nobody answers, 0 to 1h")
-	f.Var(choice[config.Sticky]{&cfg.Sticky, []config.Sticky{config.StickyHost, config.StickySource, config.StickyFlow}}, "sticky",
-		"keep one member for this host, for each client address, or for each flow alone")
-	f.Var(choice[config.Select]{&cfg.Select, []config.Select{config.SelectFirst, config.SelectRTT, config.SelectSpread}}, "select",
-		"use the member that answers first, the nearest, or all of them alike")
-	f.Var(choice[config.Unresolved]{&cfg.Unresolved, []config.Unresolved{config.Direct, config.Reject}}, "unresolved",
-		"carry a flow to an address that answers from itself on to it, or refuse it")
-	f.DurationVar(&cfg.DrainTimeout, "drain-timeout", cfg.DrainTimeout, "`TIME` that flows may go on for after a stop, 0 to 1h")
-	f.StringVar(&cfg.AdminSocket, "admin-socket", cfg.AdminSocket, "`PATH` of the unix socket for status, flows and pins")
-	f.StringVar(&cfg.StateDir, "state-dir", cfg.StateDir, "`DIR` of the journal of changes to the host")
-	f.StringVar(&profile, "cpu-profile", "", "write what took CPU time to `FILE`, for 'go tool pprof'")
-	f.Var(logLevel{&cfg.LogLevel}, "log-level", "debug, info, warn or error")
-	f.Var(choice[string]{&cfg.LogFormat, []string{"text", "json"}}, "log-format", "form of the log")
+	a = newAsked(cmd.Flags())
+	cmd.Flags().StringVarP(&a.path, "config", "c", "", "`FILE` with what the flags do not say, such as "+defaultPath)
 	return cmd
 }
 

@@ -72,14 +72,18 @@ func unknownFlag(c *cobra.Command, name, shorts string) error {
 		}
 		written = "-" + name
 	}
-	for _, other := range c.Root().Commands() {
+	commands := c.Root().Commands()
+	if run, _, err := c.Root().Find([]string{"run"}); err == nil {
+		commands = slices.Concat([]*cobra.Command{run}, commands) // it is meant most often
+	}
+	for _, other := range commands {
 		if !c.HasParent() && (other.Flags().Lookup(name) != nil || shorts != "" && other.Flags().ShorthandLookup(name) != nil) {
 			return usagef(c, "unknown flag %s: it belongs behind a command, as in '%s %s'", written, other.CommandPath(), written)
 		}
 	}
 	var names []string
 	c.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
-	if near := nearest(name, names); shorts == "" && near != "" {
+	if near := config.Nearest(name, names); shorts == "" && near != "" {
 		return usagef(c, "unknown flag %s: did you mean --%s?", written, near)
 	}
 	return usagef(c, "unknown flag %s", written)
@@ -108,7 +112,7 @@ func unknownCommand(root *cobra.Command, args []string) error {
 			names = append(names, c.Name())
 		}
 	}
-	if near := nearest(args[0], names); near != "" {
+	if near := config.Nearest(args[0], names); near != "" {
 		return usagef(root, "unknown command %q: did you mean '%s %s'?", args[0], root.CommandPath(), near)
 	}
 	return usagef(root, "unknown command %q", args[0])
@@ -140,41 +144,4 @@ func oneArg(what string) cobra.PositionalArgs {
 		}
 		return usagef(c, "'%s' takes one argument, %s, and got %d", c.CommandPath(), what, len(args))
 	}
-}
-
-// nearest returns the word that somebody may have meant, or "": one that
-// begins as what was written, or is at most two slips away from it.
-func nearest(written string, words []string) string {
-	best, slips := "", 3
-	for _, word := range words {
-		if len(written) >= 3 && strings.HasPrefix(word, written) {
-			return word
-		}
-		if d := distance(written, word); d < slips && 2*d <= len(written) {
-			best, slips = word, d
-		}
-	}
-	return best
-}
-
-// distance is how many letters must be put in, left out or changed to make b
-// of a (Levenshtein).
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			change := diagonal
-			if a[i] != b[j] {
-				change++
-			}
-			diagonal = row[j+1]
-			row[j+1] = slices.Min([]int{change, row[j] + 1, row[j+1] + 1})
-		}
-	}
-	return row[len(b)]
 }

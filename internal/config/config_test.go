@@ -20,7 +20,7 @@ func TestValidateNamesTheCulprit(t *testing.T) {
 	for want, change := range map[string]func(*Config){
 		"no anycast prefix given":              func(c *Config) { c.Prefixes = nil },
 		"prefix 2001:db8::1/64 is not":         func(c *Config) { c.Prefixes[0] = prefix("2001:db8::1/64") },
-		"prefix invalid Prefix is not":         func(c *Config) { c.MemberPrefixes = make([]netip.Prefix, 1) },
+		"prefix invalid Prefix is not":         func(c *Config) { c.MemberPrefixes = PerPrefix[[]netip.Prefix]{AllPrefixes: make([]netip.Prefix, 1)} },
 		"::/0 has addresses in ::/128 (unspec": func(c *Config) { c.Prefixes[0] = prefix("::/0") },
 		"has addresses in 0.0.0.0/8":           func(c *Config) { c.Prefixes[0] = prefix("0.0.0.0/0") },
 		"fe80::/64 has addresses in fe80::/10": func(c *Config) { c.Prefixes[0] = prefix("fe80::/64") },
@@ -33,11 +33,11 @@ func TestValidateNamesTheCulprit(t *testing.T) {
 		"routed back into the TUN":             func(c *Config) { c.Static = statics("198.51.100.1=198.51.100.2") },
 		"no unicast address given":             func(c *Config) { c.Static = map[netip.Addr][]netip.Addr{addr("198.51.100.1"): nil} },
 		"add -p 203.0.113.0/24": func(c *Config) {
-			c.PSKFiles = map[netip.Prefix]string{prefix("203.0.113.0/24"): "/psk"}
+			c.PSKFiles = PerPrefix[string]{prefix("203.0.113.0/24"): "/psk"}
 		},
-		"has 1 bytes, not 32": func(c *Config) { c.PublicKeys = map[netip.Prefix][]ed25519.PublicKey{AllPrefixes: {{1}}} },
+		"has 1 bytes, not 32": func(c *Config) { c.PublicKeys = PerPrefix[[]ed25519.PublicKey]{AllPrefixes: {{1}}} },
 		"asks nobody for a proof": func(c *Config) {
-			c.PSKFiles, c.STUNPort = map[netip.Prefix]string{c.Prefixes[0]: "/psk"}, 0
+			c.PSKFiles, c.STUNPort = PerPrefix[string]{c.Prefixes[0]: "/psk"}, 0
 		},
 		"stale time -1s":                       func(c *Config) { c.Stale = -time.Second },
 		"stale time 1h0m1s: it must be 0":      func(c *Config) { c.Stale = time.Hour + time.Second },
@@ -52,7 +52,7 @@ func TestValidateNamesTheCulprit(t *testing.T) {
 		"routing table 254":                    func(c *Config) { c.Table = 254 },
 		"mark 0":                               func(c *Config) { c.Mark = 0 },
 		"cache TTL 1ms":                        func(c *Config) { c.CacheTTL = time.Millisecond },
-		`unresolved "perhaps"`:                 func(c *Config) { c.Unresolved = "perhaps" },
+		`unresolved "perhaps"`:                 func(c *Config) { c.Unresolved = PerPrefix[Unresolved]{AllPrefixes: "perhaps"} },
 		"drain timeout -1s":                    func(c *Config) { c.DrainTimeout = -time.Second },
 		`admin socket "x.sock"`:                func(c *Config) { c.AdminSocket = "x.sock" },
 		"at most 107 bytes":                    func(c *Config) { c.AdminSocket = "/" + strings.Repeat("x", 107) },

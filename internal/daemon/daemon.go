@@ -75,9 +75,8 @@ func build(cfg config.Config, version string, host *tun.Host, log *slog.Logger) 
 	if h.kernel, err = nat.NewKernel(tun.Control(cfg.SocketMark())); err != nil {
 		return h, err
 	}
-	limits := nat.LimitsFor(mayOpen())
 	h.translator, err = nat.New(nat.Config{
-		Resolver: h.resolver, Outside: h.kernel, Pinger: h.ping, Limits: limits, Log: log,
+		Resolver: h.resolver, Outside: h.kernel, Pinger: h.ping, Limits: limitsOf(cfg), Log: log,
 	})
 	if err != nil {
 		return h, err
@@ -151,7 +150,7 @@ func (h *house) serve(ctx, failed context.Context, cfg config.Config, ready func
 	}
 	err := h.announce(ready)
 	if err == nil {
-		if limits := nat.LimitsFor(mayOpen()); limits != nat.DefaultLimits() {
+		if limits := limitsOf(cfg); limits != askedLimits(cfg) {
 			h.log.Info("the process may open few files, so it carries fewer flows: raise its limit (ulimit -n, LimitNOFILE=)",
 				"files", mayOpen(), "flows", limits.Flows, "udp_flows", limits.UDPFlows)
 		}

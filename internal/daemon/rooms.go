@@ -22,8 +22,8 @@ func newMember(cfg config.Config, log *slog.Logger) (*member.Prober, error) {
 	}
 	var rings []member.Keyring
 	for _, p := range cfg.Prefixes {
-		ring := member.Keyring{Prefix: p, Public: keysFor(cfg.PublicKeys, p)}
-		if path := keysFor(cfg.PSKFiles, p); path != "" {
+		ring := member.Keyring{Prefix: p, Public: cfg.PublicKeys.For(p)}
+		if path := cfg.PSKFiles.For(p); path != "" {
 			var err error
 			if ring.PSKs, err = member.ReadPSKs(path); err != nil {
 				return nil, err
@@ -44,24 +44,17 @@ func lanesFor(s config.Select) int {
 }
 
 var (
-	stickies = map[config.Sticky]resolver.Sticky{config.StickyHost: resolver.Host, config.StickySource: resolver.Source, config.StickyFlow: resolver.Flow}
-	selects  = map[config.Select]resolver.Select{config.SelectFirst: resolver.First, config.SelectRTT: resolver.RTT, config.SelectSpread: resolver.Spread}
+	stickies     = map[config.Sticky]resolver.Sticky{config.StickyHost: resolver.Host, config.StickySource: resolver.Source, config.StickyFlow: resolver.Flow}
+	unresolvedAs = map[config.Unresolved]resolver.Unresolved{config.Direct: resolver.Direct, config.Reject: resolver.Reject}
+	selects      = map[config.Select]resolver.Select{config.SelectFirst: resolver.First, config.SelectRTT: resolver.RTT, config.SelectSpread: resolver.Spread}
 )
-
-// keysFor returns what is given for a prefix, or else for all.
-func keysFor[K any](given map[netip.Prefix]K, p netip.Prefix) K {
-	if k, ok := given[p]; ok {
-		return k
-	}
-	return given[config.AllPrefixes]
-}
 
 // proofOf is what the answers about a prefix must be proved by.
 func proofOf(cfg config.Config, p netip.Prefix) resolver.Trust {
 	switch {
-	case len(keysFor(cfg.PublicKeys, p)) > 0:
+	case len(cfg.PublicKeys.For(p)) > 0:
 		return resolver.Ed25519
-	case keysFor(cfg.PSKFiles, p) != "":
+	case cfg.PSKFiles.For(p) != "":
 		return resolver.PSK
 	}
 	return 0
@@ -69,13 +62,11 @@ func proofOf(cfg config.Config, p netip.Prefix) resolver.Trust {
 
 // newResolver gives each prefix the policy that the configuration asks for.
 func newResolver(cfg config.Config, socket *ping.Socket, stun *member.Prober, isLocal func(netip.Addr) bool, log *slog.Logger) (*resolver.Resolver, error) {
-	unresolved := resolver.Direct
-	if cfg.Unresolved == config.Reject {
-		unresolved = resolver.Reject
-	}
 	var policies []resolver.Policy
 	for _, p := range cfg.Prefixes {
-		policies = append(policies, resolver.Policy{Prefix: p, Members: cfg.MemberPrefixes, Proof: proofOf(cfg, p), Unresolved: unresolved})
+		policies = append(policies, resolver.Policy{
+			Prefix: p, Members: cfg.MemberPrefixes.For(p), Proof: proofOf(cfg, p), Unresolved: unresolvedAs[cfg.Unresolved.For(p)],
+		})
 	}
 	probers := []resolver.Prober{resolver.NewICMP(socket)}
 	if stun != nil {
@@ -125,4 +116,17 @@ func (s *source) Pins() []admin.Pin {
 		})
 	}
 	return pins
+}
+
+// limitsOf are the limits that the configuration asks for, or what the open
+// files of the process leave of them.
+func limitsOf(cfg config.Config) nat.Limits { return askedLimits(cfg).For(mayOpen()) }
+
+func askedLimits(cfg config.Config) nat.Limits {
+	l := cfg.Limits
+	return nat.Limits{
+		Flows: l.Flows, FlowsPerClient: l.FlowsPerClient, FlowsPerNetwork: l.FlowsPerNetwork, UDPFlows: l.UDPFlows,
+		Opening: l.Opening, OpeningPerClient: l.OpeningPerClient, OpeningPerNetwork: l.OpeningPerNetwork, OpeningPerAnycast: l.OpeningPerAnycast,
+		EchoesPerSecond: l.EchoesPerSecond, UDPFlowsPerSecond: l.UDPFlowsPerSecond,
+	}
 }

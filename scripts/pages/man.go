@@ -104,7 +104,7 @@ func (m manual) configPage(reference string) string {
 	m.head(&b, "aarptun.toml", 5, "Configuration of aarptun")
 	b.WriteString(".SH SYNOPSIS\n.I /etc/aarptun/aarptun.toml\n.SH DESCRIPTION\n")
 	b.WriteString(prose(`The file is read by 'aarptun run -c FILE', and so by the service, when it starts
-and when it is reloaded. 'aarptun check-config FILE' says whether it is right,
+and when it is reloaded. 'aarptun check-config' says whether it is right,
 and else in which line it is not. It is in TOML (https://toml.io).
 
 Below is every key, with its meaning and its default. A key that is not given
