@@ -32,7 +32,7 @@ func (t *Translator) ServeEcho(ctx context.Context, tuple Tuple, in EchoInside) 
 	reply, err := t.pinger.Echo(ctx, ua, meta.Hops, meta.Whole, in.Data())
 	if err != nil {
 		t.stats.echoLost.Add(1)
-		t.log.Debug("echo lost", "flow", tuple, "member", ua, "err", err)
+		t.logFlow("echo lost", tuple, ua, err)
 		if refusal := RefusalFor(err, ua); refusal.Reason != Timeout && refusal.Reason != Busy {
 			in.Reject(refusal)
 		}
@@ -40,7 +40,7 @@ func (t *Translator) ServeEcho(ctx context.Context, tuple Tuple, in EchoInside) 
 	}
 	if err := in.Reply(reply); err != nil {
 		t.stats.echoLost.Add(1)
-		t.log.Debug("echo reply not delivered", "flow", tuple, "err", err)
+		t.logFlow("echo reply not delivered", tuple, ua, err)
 		return
 	}
 	t.countIn(f, len(reply))
@@ -61,7 +61,18 @@ func (t *Translator) echoMember(ctx context.Context, f *flow) (netip.Addr, error
 	if !ua.IsValid() {
 		return netip.Addr{}, errors.New("nat: the resolver returned no address")
 	}
-	ua = f.bind(ua)
+	ua, first := f.bind(ua)
 	t.table.answered(f)
+	if first {
+		t.logBegin(f)
+	}
 	return ua, nil
+}
+
+// echoEnded is the end of an Echo flow. Of one that never had a member it was
+// said that it was refused.
+func (t *Translator) echoEnded(f *flow, how string) {
+	if f.memberOrZero().IsValid() {
+		t.logEnd(f, how, nil)
+	}
 }

@@ -76,7 +76,8 @@ type flow struct {
 
 	state  atomic.Uint32
 	member atomic.Pointer[netip.Addr]
-	active atomic.Int64 // nanoseconds since started
+	method atomic.Pointer[string] // how the member was found; nil unless flows are logged
+	active atomic.Int64           // nanoseconds since started
 	sent   atomic.Uint64
 	got    atomic.Uint64
 
@@ -98,13 +99,14 @@ func (f *flow) idleFor() time.Duration {
 	return time.Since(f.started) - time.Duration(f.active.Load())
 }
 
-// bind sets the member unless one is set, and returns the flow's member. Only
-// TCP before its handshake is answered may replace a member, with rebind.
-func (f *flow) bind(ua netip.Addr) netip.Addr {
+// bind sets the member unless one is set, and returns the flow's member, and
+// whether it is the first. Only TCP before its handshake is answered may replace
+// a member, with rebind.
+func (f *flow) bind(ua netip.Addr) (member netip.Addr, first bool) {
 	if f.member.CompareAndSwap(nil, &ua) {
-		return ua
+		return ua, true
 	}
-	return *f.member.Load()
+	return *f.member.Load(), false
 }
 
 // rebind names the member that is being dialled. It is called only before the

@@ -131,6 +131,10 @@ var limitNames = [limits]string{
 	"udp_flows_per_second", "echoes_per_second",
 }
 
+// Limited returns the name of each limit, in the order in which they are looked
+// at; [Stats.Limited] has those that were reached.
+func Limited() []string { return limitNames[:] }
+
 // String returns the limit's name as it stands in JSON.
 func (l Limit) String() string {
 	if l < limits {

@@ -203,8 +203,10 @@ func (s *splice) lookForReset() error {
 	switch moved := s.out.moved + s.in.moved; {
 	case !inside && !outside:
 		return nil
-	case inside && s.out.ended, outside && s.in.ended:
+	case inside && s.out.ended:
 		return syscall.ECONNRESET
+	case outside && s.in.ended:
+		return &outsideError{syscall.ECONNRESET}
 	case s.stall == nil || s.stallAt != moved:
 		s.stallAt = moved
 		s.stallOver.Store(false)
@@ -216,6 +218,8 @@ func (s *splice) lookForReset() error {
 			s.turn.notify(false)
 		})
 		return nil
+	case s.stallOver.Load() && !inside:
+		return &outsideError{syscall.ECONNRESET}
 	case s.stallOver.Load():
 		return syscall.ECONNRESET
 	}

@@ -17,11 +17,12 @@ type table struct {
 
 	mu         sync.Mutex
 	flows      map[Tuple]*flow
-	peak       int           // the most flows since fewer last had an item
-	rest       bool          // of many, some are left since then
-	fewer      chan struct{} // has an item when far fewer flows are left than there were
-	count      int           // of flows, those that are ending after another took their tuple too
-	udp        int           // of those, the UDP flows
+	peak       int                       // the most flows since fewer last had an item
+	rest       bool                      // of many, some are left since then
+	fewer      chan struct{}             // has an item when far fewer flows are left than there were
+	count      int                       // of flows, those that are ending after another took their tuple too
+	protos     [Echo + 1]int             // of those, each transport
+	lost       func(f *flow, how string) // told of Echo flows that have ended, without the lock
 	lastID     uint64
 	perClient  map[netip.Addr]int
 	atLimit    int                  // clients in it that may not have another
@@ -47,6 +48,7 @@ func newTable(l Limits) *table {
 		openAA:     make(map[netip.Addr]int),
 		empty:      make(chan struct{}),
 		fewer:      make(chan struct{}, 1),
+		lost:       func(*flow, string) {},
 	}
 }
 
@@ -64,7 +66,6 @@ func (t *table) openLocked(tuple Tuple, cut context.CancelFunc) (*flow, error) {
 	}
 	if tuple.Proto == UDP {
 		t.udpOpen.take(time.Now())
-		t.udp++
 	}
 	if old := t.flows[tuple]; old != nil {
 		// The client has begun anew with its old port, and the room that reads
@@ -74,6 +75,7 @@ func (t *table) openLocked(tuple Tuple, cut context.CancelFunc) (*flow, error) {
 	}
 	t.lastID++
 	t.count++
+	t.protos[tuple.Proto]++
 	t.peak = max(t.peak, t.count)
 	f := &flow{tuple: tuple, id: t.lastID, started: time.Now(), cut: cut, opening: true}
 	f.setState(Resolving)
@@ -110,7 +112,7 @@ func (t *table) reachedLocked(tuple Tuple) (limit Limit, reached bool) {
 		return LimitFlowsPerClient, true
 	case t.perNetwork[network] >= t.limits.FlowsPerNetwork:
 		return LimitFlowsPerNetwork, true
-	case tuple.Proto == UDP && t.udp >= t.limits.UDPFlows:
+	case tuple.Proto == UDP && t.protos[UDP] >= t.limits.UDPFlows:
 		return LimitUDPFlows, true
 	case t.opening >= t.limits.Opening:
 		return LimitOpening, true
@@ -165,9 +167,7 @@ func (t *table) closeLocked(f *flow) {
 	}
 	t.count--
 	t.noteFewerLocked()
-	if f.tuple.Proto == UDP {
-		t.udp--
-	}
+	t.protos[f.tuple.Proto]--
 	client := f.tuple.Client.Addr()
 	if t.perClient[client] == t.limits.FlowsPerClient {
 		t.atLimit--
@@ -229,33 +229,53 @@ func (t *table) use(tuple Tuple) (*flow, error) {
 }
 
 func (t *table) release(f *flow, lifetime time.Duration) {
+	if t.releaseFor(f, lifetime) {
+		t.lost(f, endCut)
+	}
+}
+
+// releaseFor reports whether the flow has ended.
+func (t *table) releaseFor(f *flow, lifetime time.Duration) (ended bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	f.uses--
 	if f.uses > 0 {
-		return
+		return false
 	}
 	if t.draining || f.member.Load() == nil {
 		t.closeLocked(f)
-		return
+		return true
 	}
 	// The timer is compared under the lock: a request that came in while it
 	// fired has put another in its place, or none.
 	var timer *time.Timer
 	timer = time.AfterFunc(lifetime, func() {
 		t.mu.Lock()
-		defer t.mu.Unlock()
-		if f.idle == timer {
+		ended := f.idle == timer
+		if ended {
 			f.idle = nil
 			t.closeLocked(f)
 		}
+		t.mu.Unlock()
+		if ended {
+			t.lost(f, endIdle)
+		}
 	})
 	f.idle = timer
+	return false
 }
 
 // drain makes open refuse from now on, and returns a channel that is closed
 // when the last flow has gone. Echo flows that wait for nothing go now.
 func (t *table) drain() <-chan struct{} {
+	for _, f := range t.drainIdle() {
+		t.lost(f, endCut)
+	}
+	return t.empty
+}
+
+// drainIdle returns the flows that it has ended.
+func (t *table) drainIdle() (ended []*flow) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.draining = true
@@ -264,10 +284,11 @@ func (t *table) drain() <-chan struct{} {
 			f.idle.Stop()
 			f.idle = nil
 			t.closeLocked(f)
+			ended = append(ended, f)
 		}
 	}
 	t.signalEmptyLocked()
-	return t.empty
+	return ended
 }
 
 func (t *table) signalEmptyLocked() {
@@ -303,11 +324,11 @@ func (t *table) snapshot() []FlowInfo {
 }
 
 // size returns the number of flows, how many of them are opening, and how many
-// clients may not have another.
-func (t *table) size() (flows, opening, atLimit int) {
+// clients may not have another, and how many there are of each transport.
+func (t *table) size() (flows, opening, atLimit int, protos [Echo + 1]int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.count, t.opening, t.atLimit
+	return t.count, t.opening, t.atLimit, t.protos
 }
 
 // decrement keeps the maps from growing with every address ever seen.

@@ -111,14 +111,14 @@ func TestLimitsPerClientLeaveOthersAlone(t *testing.T) {
 		if tc.limit == 0 && err != nil || tc.limit != 0 && err != tc.limit {
 			t.Errorf("flow %d, of %s: %v, want %v", i, tc.client, err, tc.limit)
 		}
-		if _, _, n := table.size(); n != tc.atLimit {
+		if _, _, n, _ := table.size(); n != tc.atLimit {
 			t.Errorf("after flow %d %d clients are at the limit, want %d", i, n, tc.atLimit)
 		}
 	}
 	for _, f := range flows {
 		table.close(f)
 	}
-	if _, _, n := table.size(); n != 0 {
+	if _, _, n, _ := table.size(); n != 0 {
 		t.Errorf("%d clients are at the limit when all flows have gone", n)
 	}
 }

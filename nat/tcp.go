@@ -57,6 +57,7 @@ func (t *Translator) establish(ctx context.Context, f *flow, in TCPInside) (Insi
 	if err != nil {
 		if ctx.Err() != nil {
 			t.stats.gaveUp.Add(1)
+			t.logFlow("client gave up", f.tuple, f.memberOrZero(), err)
 			in.Reject(Refusal{Reason: Timeout})
 		} else {
 			in.Reject(t.refuse(f.tuple, f.memberOrZero(), err))
@@ -67,13 +68,13 @@ func (t *Translator) establish(ctx context.Context, f *flow, in TCPInside) (Insi
 	inside, err := t.accept(ctx, in)
 	if err != nil {
 		t.stats.gaveUp.Add(1)
-		t.log.Debug("client did not complete its handshake", "flow", f.tuple, "err", err)
+		t.logFlow("client did not complete its handshake", f.tuple, f.memberOrZero(), err)
 		reset(outside)
 		return nil, nil
 	}
 	t.stats.tcpOpened.Add(1)
 	t.table.answered(f)
-	t.log.Debug("flow established", "flow", f.tuple, "member", f.memberOrZero(), "id", f.id)
+	t.logBegin(f)
 	return inside, outside
 }
 
@@ -84,8 +85,7 @@ func (t *Translator) tcpEnded(f *flow, err error) {
 		t.stats.reset.Add(1)
 		t.suspectAfter(f, err)
 	}
-	t.log.Debug("flow ended", "flow", f.tuple, "member", f.memberOrZero(), "id", f.id,
-		"bytes_out", f.sent.Load(), "bytes_in", f.got.Load(), "err", err)
+	t.logEnd(f, tcpEnd(err), err)
 	t.table.close(f)
 }
 
@@ -122,7 +122,7 @@ func (t *Translator) dialMember(ctx context.Context, f *flow, m Meta) (OutsideTC
 	}
 	t.resolver.Suspect(f.tuple.Anycast.Addr(), ua)
 	t.stats.retried.Add(1)
-	t.log.Debug("member did not take the flow, trying once more", "flow", f.tuple, "member", ua, "err", err)
+	t.logFlow("member did not take the flow, trying once more", f.tuple, ua, err)
 	conn, second, again := t.dialOnce(ctx, f, m, t.timeouts.Dial)
 	if again == nil {
 		return conn, nil
@@ -149,6 +149,10 @@ func (t *Translator) dialOnce(ctx context.Context, f *flow, m Meta, limit time.D
 	f.setState(Dialling)
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+	began := time.Now()
 	conn, err := t.outside.DialTCP(ctx, t.source(f.tuple.Client.Addr()), netip.AddrPortFrom(ua, f.tuple.Anycast.Port()), m)
+	if err == nil {
+		t.stats.dials.observe(time.Since(began))
+	}
 	return conn, ua, err
 }

@@ -117,6 +117,7 @@ func New(c Config) (*Translator, error) {
 		timeouts: c.Timeouts, log: c.Log, table: newTable(c.Limits),
 	}
 	t.workers.wake.L = &t.workers.mu
+	t.table.lost = t.echoEnded
 	return t, nil
 }
 
@@ -171,6 +172,10 @@ func (t *Translator) Drain(ctx context.Context) error {
 type Stats struct {
 	Flows   int `json:"flows"`   // in the table now
 	Opening int `json:"opening"` // of those, not yet answered
+	TCP     int `json:"tcp"`     // of those, each transport
+	UDP     int `json:"udp"`
+	Echo    int `json:"echo"`
+	Most    int `json:"most"` // how many there may be: [Limits.Flows]
 
 	ClientsAtLimit int `json:"clients_at_limit"` // client addresses that have as many flows as one may
 
@@ -183,24 +188,36 @@ type Stats struct {
 	Retried    uint64            `json:"retried"`     // second dials on a freshly resolved member
 	Limited    map[string]uint64 `json:"limited"`     // refused at a limit, by its name
 	Rejected   uint64            `json:"rejected"`    // flows the client was told it cannot have, for any reason
+	Told       map[string]uint64 `json:"told"`        // of those, by what the client was told: the names of each [Reason]
 	Reset      uint64            `json:"reset"`       // TCP flows that ended with RST
 	GaveUp     uint64            `json:"gave_up"`     // clients that went away before they were answered
 	EchoLost   uint64            `json:"echo_lost"`   // echo requests without a reply
 	UDPDropped uint64            `json:"udp_dropped"` // datagrams the outside socket or the client's side did not take
+
+	Dials Histogram `json:"-"` // how long members took to accept a TCP connection
 }
 
 type counters struct {
 	tcpOpened, udpOpened, echoServed, bytesOut, bytesIn    atomic.Uint64
 	retried, rejected, reset, gaveUp, echoLost, udpDropped atomic.Uint64
 	limited                                                limitCounters
+	told                                                   [Relayed + 1]atomic.Uint64
+	dials                                                  histogram
 }
 
 // Stats returns the counters as they stand now.
 func (t *Translator) Stats() Stats {
 	c := &t.stats
-	flows, opening, atLimit := t.table.size()
+	flows, opening, atLimit, protos := t.table.size()
+	told := map[string]uint64{}
+	for reason := Refused; reason <= Relayed; reason++ {
+		if n := c.told[reason].Load(); n > 0 {
+			told[reason.String()] = n
+		}
+	}
 	return Stats{
-		Flows: flows, Opening: opening, ClientsAtLimit: atLimit,
+		Flows: flows, Opening: opening, ClientsAtLimit: atLimit, TCP: protos[TCP], UDP: protos[UDP], Echo: protos[Echo], Most: t.table.limits.Flows,
+		Told: told, Dials: c.dials.snapshot(),
 		TCPOpened: c.tcpOpened.Load(), UDPOpened: c.udpOpened.Load(), EchoServed: c.echoServed.Load(),
 		BytesOut: c.bytesOut.Load(), BytesIn: c.bytesIn.Load(),
 		Retried: c.retried.Load(), Limited: c.limited.byName(), Rejected: c.rejected.Load(), Reset: c.reset.Load(),
@@ -217,7 +234,10 @@ func (t *Translator) refuse(tuple Tuple, ua netip.Addr, err error) Refusal {
 		t.stats.limited[limit].Add(1)
 	}
 	t.stats.rejected.Add(1)
-	t.log.Debug("flow refused", "flow", tuple, "member", ua, "told", refusal, "err", err)
+	t.stats.told[refusal.Reason].Add(1)
+	if t.logs() {
+		t.logFlow("flow refused", tuple, ua, err, slog.String("told", refusal.String()))
+	}
 	return refusal
 }
 

@@ -50,7 +50,7 @@ func (t *Translator) ServeUDP(ctx context.Context, tuple Tuple, in UDPInside) {
 	}
 	t.stats.udpOpened.Add(1)
 	t.table.answered(f)
-	t.log.Debug("flow established", "flow", tuple, "member", f.memberOrZero(), "id", f.id)
+	t.logBegin(f)
 	over := make(chan struct{})
 	ended := func() { close(over) }
 	if d, ok := in.(Detacher); ok {
@@ -71,7 +71,7 @@ func (t *Translator) dialUDP(ctx context.Context, f *flow) (UDPConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	f.bind(ua)
+	f.bind(ua) // it has none
 	f.setState(Dialling)
 	out, err := t.outside.DialUDP(ctx, t.source(f.tuple.Client.Addr()), netip.AddrPortFrom(ua, f.tuple.Anycast.Port()))
 	if err != nil && reasonFor(err) != Busy {
@@ -109,6 +109,7 @@ type udpFlow struct {
 
 	turn  turn
 	cut   atomic.Bool
+	idle  atomic.Bool // why it was cut
 	timer *time.Timer // of idleness
 	limit time.Duration
 
@@ -144,6 +145,7 @@ func (u *udpFlow) cutWhenIdle() {
 	if left := u.limit - u.f.idleFor(); left > 0 {
 		u.timer.Reset(left)
 	} else {
+		u.idle.Store(true)
 		u.cutNow()
 	}
 }
@@ -157,21 +159,26 @@ func (u *udpFlow) cutNow() {
 // step does what can be done now. more says that there is more, over that the
 // flow has ended, as it does when either half was closed.
 func (u *udpFlow) step() (more, over bool) {
+	how := endCut
+	if u.idle.Load() {
+		how = endIdle
+	}
 	if !u.cut.Load() {
 		moreOut, err := u.outwards()
+		how = endClosed
 		if err == nil {
 			var moreIn bool
 			if moreIn, err = u.inwards(); err == nil {
 				return moreOut || moreIn, false
 			}
+			how = endMemberFailed
 		}
 	}
 	u.timer.Stop() // should it fire all the same, it finds the flow over
 	u.waits.free()
 	closeQuietly(u.in)
 	closeQuietly(u.out)
-	u.t.log.Debug("flow ended", "flow", u.f.tuple, "member", u.f.memberOrZero(), "id", u.f.id,
-		"bytes_out", u.f.sent.Load(), "bytes_in", u.f.got.Load())
+	u.t.logEnd(u.f, how, nil)
 	u.t.table.close(u.f)
 	u.ended()
 	return false, true

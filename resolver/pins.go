@@ -82,3 +82,16 @@ func usable(s *selector, g *group, k *known, now time.Time) (Pin, bool) {
 	}
 	return pin, false
 }
+
+// MethodOf returns how ua was found to be a member of aa: the prober's name, or
+// "static". It is "" if that is not known, or not any more.
+func (r *Resolver) MethodOf(aa, ua netip.Addr) string {
+	r.cache.mu.RLock()
+	defer r.cache.mu.RUnlock()
+	if g := r.cache.groups[aa]; g != nil {
+		if k := memberIn(g.members, ua); k != nil {
+			return k.Method
+		}
+	}
+	return ""
+}

@@ -212,6 +212,9 @@ func (r *Resolver) consider(policy Policy, aa netip.Addr, method string, a Answe
 		r.log.Debug("the member takes no new flows", "anycast", aa, "member", a.UA)
 		return Pin{}, ErrDraining
 	}
+	if a.RTT > 0 {
+		r.stats.rtt[method].observe(a.RTT)
+	}
 	ttl := r.ttl
 	if a.Lifetime > 0 {
 		ttl = min(ttl, a.Lifetime)

@@ -162,6 +162,10 @@ func New(c Config) (*Resolver, error) {
 		static:       maps.Clone(c.Static),
 	}
 	slices.SortStableFunc(r.policies, func(a, b Policy) int { return cmp.Compare(b.Prefix.Bits(), a.Prefix.Bits()) })
+	r.stats.rtt = make(map[string]*histogram)
+	for _, p := range r.probers {
+		r.stats.rtt[p.Name()] = new(histogram)
+	}
 	if r.isLocal == nil {
 		r.isLocal = func(netip.Addr) bool { return false }
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -104,6 +105,12 @@ func TestPinLivesForItsTTL(t *testing.T) {
 		pin := r.Pins()[0]
 		if pin.Anycast != aa || pin.Member != ua1 || pin.Method != "icmp" || pin.Trust != Nonce || pin.RTT != time.Millisecond || pin.Expires.Sub(pin.Learned) != 10*time.Second {
 			t.Errorf("pin: %+v", pin)
+		}
+		if m, unknown := r.MethodOf(aa, ua1), r.MethodOf(aa, ua2); m != "icmp" || unknown != "" {
+			t.Errorf("%v was found by %q, and %v, that was not, by %q", ua1, m, ua2, unknown)
+		}
+		if h := r.Stats().RTT["icmp"]; h.Sum != time.Millisecond || h.Counts[slices.Index(h.Bounds, time.Millisecond)] != 1 {
+			t.Errorf("RTT: %+v", h)
 		}
 		time.Sleep(4 * time.Second)
 		if len(r.Pins()) != 0 {

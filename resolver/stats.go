@@ -3,6 +3,7 @@ package resolver
 import (
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // Stats counts what the Resolver has done since it was made. Pins is a gauge;
@@ -22,10 +23,51 @@ type Stats struct {
 	Discoveries uint64             `json:"discoveries"`  // member sets looked for along several paths
 	CacheFull   uint64             `json:"cache_full"`   // answers there was no room to keep
 	Refused     map[Refusal]uint64 `json:"refused"`      // answers not believed, by reason
+
+	RTT map[string]Histogram `json:"-"` // of the answers that were believed, by method
+}
+
+// Histogram says how many times were how long. It is a copy.
+type Histogram struct {
+	Bounds []time.Duration // upper, inclusive; ascending
+	Counts []uint64        // of each bound, and one more for what is longer
+	Sum    time.Duration
+}
+
+// rttBounds reach from a neighbour to the time that a probe has at most.
+var rttBounds = [...]time.Duration{
+	100 * time.Microsecond, 250 * time.Microsecond, 500 * time.Microsecond, time.Millisecond, 2500 * time.Microsecond,
+	5 * time.Millisecond, 10 * time.Millisecond, 25 * time.Millisecond, 50 * time.Millisecond, 100 * time.Millisecond,
+	250 * time.Millisecond, 500 * time.Millisecond, time.Second, 2 * time.Second,
+}
+
+// histogram counts durations; it costs two additions for each.
+type histogram struct {
+	counts [len(rttBounds) + 1]atomic.Uint64
+	sum    atomic.Int64
+}
+
+func (h *histogram) observe(d time.Duration) {
+	i := 0
+	for i < len(rttBounds) && d > rttBounds[i] {
+		i++
+	}
+	h.counts[i].Add(1)
+	h.sum.Add(int64(d))
+}
+
+func (h *histogram) snapshot() Histogram {
+	s := Histogram{Bounds: rttBounds[:], Counts: make([]uint64, len(h.counts)), Sum: time.Duration(h.sum.Load())}
+	for i := range h.counts {
+		s.Counts[i] = h.counts[i].Load()
+	}
+	return s
 }
 
 type counters struct {
 	hits, misses, static, probes, renewals, failures, selfAnswers, suspected, draining, stale, discoveries, cacheFull atomic.Uint64
+
+	rtt map[string]*histogram // of each method; the map does not change
 
 	mu      sync.Mutex
 	refusal map[Refusal]uint64
@@ -49,6 +91,10 @@ func (r *Resolver) Stats() Stats {
 		SelfAnswers: c.selfAnswers.Load(), Suspected: c.suspected.Load(), Draining: c.draining.Load(), Stale: c.stale.Load(), Discoveries: c.discoveries.Load(),
 		CacheFull: c.cacheFull.Load(),
 		Refused:   map[Refusal]uint64{},
+		RTT:       map[string]Histogram{},
+	}
+	for method, h := range c.rtt {
+		s.RTT[method] = h.snapshot()
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

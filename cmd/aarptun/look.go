@@ -234,10 +234,11 @@ func printStatus(w io.Writer, s admin.Status) error {
 	fmt.Fprintf(t, "device\t%s, MTU %d\n", s.Device, s.MTU)
 	fmt.Fprintf(t, "prefixes\t%s\n", spaced(s.Prefixes))
 	fmt.Fprintf(t, "process\t%s, %s open files, %s goroutines\n", residentText(s.ResidentBytes), countText(s.OpenFiles), countText(s.Goroutines))
-	fmt.Fprintf(t, "flows\t%d, %d of them not yet answered\n", s.NAT.Flows, s.NAT.Opening)
+	fmt.Fprintf(t, "flows\t%d of at most %d: %d tcp, %d udp, %d echo; %d not yet answered\n",
+		s.NAT.Flows, s.NAT.Most, s.NAT.TCP, s.NAT.UDP, s.NAT.Echo, s.NAT.Opening)
 	fmt.Fprintf(t, "pins\t%d\n", s.Resolver.Pins)
 	counters, resolved := s.NAT, s.Resolver
-	counters.Flows, counters.Opening, resolved.Pins = 0, 0, 0 // they are above
+	counters.Flows, counters.Opening, counters.TCP, counters.UDP, counters.Echo, counters.Most, resolved.Pins = 0, 0, 0, 0, 0, 0, 0 // they are above
 	rooms := []struct {
 		name  string
 		stats any
