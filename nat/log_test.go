@@ -114,7 +114,7 @@ func TestUDPFlowsAreLogged(t *testing.T) {
 			client, inside := newPackets()
 			outside, _ := newPackets()
 			tr := logging(t, &l, &fakeNet{udp: outside}, nil)
-			_ = client.Send(Datagram{Data: []byte("abc")}) // an open in-memory end takes it
+			_ = client.TrySend(Datagram{Data: []byte("abc")}) // an open in-memory end takes it
 			ctx, cancel := context.WithCancel(t.Context())
 			var wg sync.WaitGroup
 			wg.Go(func() { tr.ServeUDP(ctx, testTuple(UDP, 5000, 7), inside) })
