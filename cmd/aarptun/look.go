@@ -242,7 +242,7 @@ func printStatus(w io.Writer, s admin.Status) error {
 	rooms := []struct {
 		name  string
 		stats any
-	}{{"nat", counters}, {"resolver", resolved}, {"ping", s.Rooms["ping"]}, {"stun", s.Rooms["stun"]}, {"stack", s.Rooms["stack"]}, {"tun", s.Rooms["tun"]}}
+	}{{"nat", counters}, {"resolver", resolved}, {"ping", s.Rooms["ping"]}, {"stun", s.Rooms["stun"]}, {"stack", s.Rooms["stack"]}, {"tun", s.Rooms["tun"]}, {"capture", s.Rooms["capture"]}}
 	for _, room := range rooms {
 		if err := printCounters(t, room.name, room.stats); err != nil {
 			return err

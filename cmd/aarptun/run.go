@@ -44,6 +44,11 @@ asked and reached from this namespace, where nothing is changed. A namespace
 that has no address is lent 192.0.0.1 and 100::1, on the device. When it has
 neither a name nor a process any more, the run ends, with exit code 0.
 
+--metrics-listen shows Prometheus what is counted, and no addresses; the metrics
+are in docs/metrics.md. --pcap writes what crosses the device to a new file that
+only its owner may read, or in place of a regular one of this user's; a file that is
+full, or cannot keep up, stops no traffic. What is not written is counted.
+
 What to do is said by flags, by AARPTUN_* variables and by a file, in this
 order: a flag counts before the variable of its name (--cache-ttl,
 AARPTUN_CACHE_TTL; in a list there are commas), and that before the key of its
@@ -56,6 +61,8 @@ It needs root, or CAP_NET_ADMIN and CAP_NET_RAW and access to /dev/net/tun.`,
   aarptun run -p 2001:db8:aa::/64 --member-prefix 2001:db8:1000::/36
   aarptun run -p 198.51.100.0/24 --pubkey "$(cat member.pub)"
   aarptun run -p 198.51.100.1/32 --static 198.51.100.1=203.0.113.7
+  aarptun run -p 2001:db8:aa::/64 --metrics-listen 127.0.0.1:9470
+  aarptun run -p 2001:db8:aa::/64 --pcap /var/tmp/aa.pcapng --pcap-size 1G
   aarptun run -p 2001:db8:aa::/64 --netns web   # as 'ip netns add web' named it
   aarptun run -p 2001:db8:aa::/64 --netns "$(docker inspect -f '{{.State.Pid}}' web)"
   aarptun run -c /etc/aarptun/aarptun.toml --log-level debug`,

@@ -105,6 +105,13 @@ type Config struct {
 
 	// AdminSocket is the path of the unix socket for status, flows and pins.
 	AdminSocket string
+	// MetricsListen is where Prometheus may ask for the metrics, "HOST:PORT" or
+	// the absolute path of a unix socket; "" is nowhere.
+	MetricsListen string
+	// Pcap is the file for what crosses the device; "" writes none. PcapSize is
+	// how large it may become, at least [MinPcapSize] bytes.
+	Pcap     string
+	PcapSize int64
 	// StateDir holds the journal of what was changed on the host.
 	StateDir string
 	// DrainTimeout is how long flows may go on after a stop was asked for.
@@ -173,7 +180,7 @@ func Default() Config {
 		},
 		Sticky: StickyHost, Select: SelectFirst, OffloadGSO: OffloadAuto,
 		AdminSocket: "/run/aarptun/admin.sock", StateDir: "/run/aarptun",
-		DrainTimeout: 2 * time.Second,
-		LogLevel:     slog.LevelInfo, LogFormat: "text",
+		DrainTimeout: 2 * time.Second, PcapSize: 256e6,
+		LogLevel: slog.LevelInfo, LogFormat: "text",
 	}
 }

@@ -58,6 +58,13 @@ func TestValidateNamesTheCulprit(t *testing.T) {
 		"at most 107 bytes":                    func(c *Config) { c.AdminSocket = "/" + strings.Repeat("x", 107) },
 		`state directory "run"`:                func(c *Config) { c.StateDir = "run" },
 		`log format "xml": it must be text or`: func(c *Config) { c.LogFormat = "xml" },
+		`metrics listener "9470": it must be`:  func(c *Config) { c.MetricsListen = "9470" },
+		`metrics listener "localhost:9470"`:    func(c *Config) { c.MetricsListen = "localhost:9470" },
+		`metrics listener "127.0.0.1:0"`:       func(c *Config) { c.MetricsListen = "127.0.0.1:0" },
+		`metrics listener "[::1]:65536"`:       func(c *Config) { c.MetricsListen = "[::1]:65536" },
+		`metrics listener "x.sock"`:            func(c *Config) { c.MetricsListen = "x.sock" },
+		`it is the admin socket`:               func(c *Config) { c.MetricsListen = c.AdminSocket },
+		`pcap size 131071: it must be at`:      func(c *Config) { c.PcapSize = MinPcapSize - 1 },
 	} {
 		c := valid()
 		change(&c)
@@ -116,6 +123,29 @@ func TestParseAnycast(t *testing.T) {
 	for _, in := range []string{"2001:db8:aa::1", "198.51.100.1", "10.0.0.1", "fd00::1"} {
 		if a, err := ParseAnycast(in); err != nil || a.String() != in {
 			t.Errorf("%q: %v, %v", in, a, err)
+		}
+	}
+}
+
+func TestMetricsMayListen(t *testing.T) {
+	for _, address := range []string{"", "127.0.0.1:9470", "[::1]:1", ":65535", "/run/aarptun/metrics.sock"} {
+		c := valid()
+		c.MetricsListen = address
+		if err := c.Validate(); err != nil {
+			t.Errorf("%q: %v", address, err)
+		}
+	}
+}
+
+func TestParseSize(t *testing.T) {
+	for in, want := range map[string]int64{"0": 0, "131072": 131072, "100M": 1e8, "1Gi": 1 << 30, "5k": 5000, "2Ki": 2048} {
+		if got, err := ParseSize(in); got != want || err != nil {
+			t.Errorf("%q: %v, %v", in, got, err)
+		}
+	}
+	for _, in := range []string{"", "M", "-1", "+1", "1m", "1MB", "1.5G", "1i", "1kM", "9223372036854775807Gi", "x"} {
+		if got, err := ParseSize(in); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%q: %v, %v", in, got, err)
 		}
 	}
 }

@@ -13,7 +13,7 @@ import (
 // Validate returns an error that names the first wrong value and the remedy.
 // It is an [ErrInvalid].
 func (c Config) Validate() error {
-	for _, check := range []func() error{c.checkPrefixes, c.checkStatic, c.checkKeys, c.checkDevice, c.checkRest, c.ValidatePaths} {
+	for _, check := range []func() error{c.checkPrefixes, c.checkStatic, c.checkKeys, c.checkDevice, c.checkRest, c.checkWatch, c.ValidatePaths} {
 		if err := check(); err != nil {
 			return err
 		}
@@ -187,8 +187,8 @@ const maxLimit = 1 << 24
 // look at a daemon or clean up after one.
 func (c Config) ValidatePaths() error {
 	switch {
-	case !filepath.IsAbs(c.AdminSocket) || len(c.AdminSocket) > 107:
-		return wrong("admin-socket", "", "admin socket %q: it must be an absolute path of at most 107 bytes (unix(7))", c.AdminSocket)
+	case !filepath.IsAbs(c.AdminSocket) || len(c.AdminSocket) > maxSocketPath:
+		return wrong("admin-socket", "", "admin socket %q: it must be an absolute path of at most %d bytes (unix(7))", c.AdminSocket, maxSocketPath)
 	case !filepath.IsAbs(c.StateDir):
 		return wrong("state-dir", "", "state directory %q: it must be an absolute path", c.StateDir)
 	}

@@ -15,7 +15,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"aarptun/internal/admin"
+	"aarptun/internal/capture"
 	"aarptun/internal/config"
+	"aarptun/internal/metrics"
 	"aarptun/nat"
 	"aarptun/resolver"
 	"aarptun/resolver/member"
@@ -51,6 +53,8 @@ type house struct {
 	translator *nat.Translator
 	stack      *stack.Stack
 	admin      *admin.Server
+	metrics    *metrics.Server // nil if nobody may ask
+	capture    *capture.Tap    // nil if nothing is written
 	log        *slog.Logger
 
 	carries chan struct{} // is closed when flows are carried
@@ -81,11 +85,18 @@ func build(cfg config.Config, version string, host *tun.Host, log *slog.Logger) 
 	if err != nil {
 		return h, err
 	}
-	h.stack, err = stack.New(host.Device(), h.translator, stack.Config{
+	device, err := h.tapped(cfg, version)
+	if err != nil {
+		return h, err
+	}
+	h.stack, err = stack.New(device, h.translator, stack.Config{
 		MTU: host.MTU(), Prefixes: cfg.Prefixes, Log: log,
 		TCPOffload: host.Offload().TCP, UDPOffload: host.Offload().UDP,
 	})
 	if err != nil {
+		return h, err
+	}
+	if err := h.listenMetrics(cfg, version, log); err != nil {
 		return h, err
 	}
 	h.admin, err = admin.Listen(cfg.AdminSocket, &source{house: h, cfg: cfg, version: version, started: time.Now()}, log)
@@ -107,6 +118,12 @@ func (h *house) discard() error {
 	if h.kernel != nil {
 		errs = append(errs, h.kernel.Close())
 	}
+	if h.capture != nil {
+		errs = append(errs, h.capture.Discard())
+	}
+	if h.metrics != nil {
+		errs = append(errs, h.metrics.Close())
+	}
 	return errors.Join(errs...)
 }
 
@@ -121,6 +138,12 @@ func (h *house) run(ctx context.Context, cfg config.Config, ready func() error) 
 	rooms := []func(context.Context) error{h.ping.Run, h.kernel.Run, h.resolver.Run, h.translator.Run, h.carry, h.admin.Run, h.watch, h.live, h.giveBack}
 	if h.member != nil {
 		rooms = append(rooms, h.member.Run)
+	}
+	if h.metrics != nil {
+		rooms = append(rooms, h.metrics.Run)
+	}
+	if h.capture != nil {
+		rooms = append(rooms, h.capture.Run)
 	}
 	for _, room := range rooms {
 		group.Go(func() error { return room(failed) })

@@ -21,7 +21,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"aarptun/internal/admin"
+	"aarptun/internal/capture"
 	"aarptun/internal/config"
+	"aarptun/internal/metrics"
 	"aarptun/nat"
 	"aarptun/tun"
 )
@@ -347,6 +349,32 @@ func TestAStartThatFails(t *testing.T) {
 				t.Cleanup(func() { _ = listener.Close() })
 			},
 			want: admin.ErrInUse,
+		},
+		"the metrics listener is in use": {
+			before: func(t *testing.T, cfg *config.Config) {
+				listener, err := net.Listen("tcp", "127.0.0.1:0")
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { _ = listener.Close() })
+				cfg.MetricsListen = listener.Addr().String()
+			},
+			want: metrics.ErrListen,
+		},
+		"the metrics socket is a file": {
+			before: func(t *testing.T, cfg *config.Config) { cfg.MetricsListen = file(t) },
+			want:   metrics.ErrListen,
+		},
+		"the admin socket is a file, and all else is open": {
+			before: func(t *testing.T, cfg *config.Config) {
+				cfg.MetricsListen, cfg.Pcap = filepath.Join(cfg.StateDir, "m"), filepath.Join(t.TempDir(), "x")
+				cfg.AdminSocket = file(t)
+			},
+			want: admin.ErrPath,
+		},
+		"the capture is a directory": {
+			before: func(t *testing.T, cfg *config.Config) { cfg.Pcap = t.TempDir() },
+			want:   capture.ErrFile,
 		},
 		"IPv6 is disabled": {
 			before: func(t *testing.T, _ *config.Config) { disableIPv6(t, "1") },

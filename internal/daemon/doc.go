@@ -1,7 +1,7 @@
 // Package daemon assembles the rooms into a running translator and owns the
 // end of every goroutine.
 //
-// Start: device, ping, member, resolver, nat, stack, admin; the routes last, for from
+// Start: device, ping, member, resolver, nat, stack, metrics, admin; the routes last, for from
 // then on clients depend on us; then READY. Stop: the flows may drain, and new
 // ones meet silence; then the rules and routes go; then everything is cancelled
 // and waited for; then the device and the journal go.

@@ -92,6 +92,9 @@ func (s *source) Status() admin.Status {
 	if s.house.member != nil {
 		rooms["stun"] = s.house.member.Stats()
 	}
+	if s.house.capture != nil {
+		rooms["capture"] = s.house.capture.Stats()
+	}
 	goroutines, files, resident := ownUse()
 	return admin.Status{
 		Version: s.version, PID: os.Getpid(), Started: s.started,

@@ -20,6 +20,7 @@ func flowFamilies() []family {
 		}},
 		gauged("flows_limit", "How many flows there may be.", func(f Figures) int { return f.NAT.Most }),
 		gauged("flows_opening", "Flows whose client has not been answered yet.", func(f Figures) int { return f.NAT.Opening }),
+		gauged("clients_at_limit", "Client addresses that have as many flows as one may.", func(f Figures) int { return f.NAT.ClientsAtLimit }),
 		by("proto", "flows_opened_total", "Flows that got their member. Echo has no such moment.", func(f Figures) []sample {
 			return counters(f.NAT.TCPOpened, "tcp", f.NAT.UDPOpened, "udp")
 		}),
