@@ -20,7 +20,7 @@ var rooms = map[string][]string{
 	"internal/daemon":  {"internal/config", "internal/admin", "internal/metrics", "internal/capture", "tun", "tun/netns", "stack", "nat", "resolver", "resolver/ping", "resolver/member"},
 	"internal/config":  {},
 	"internal/admin":   {"nat", "resolver"},
-	"internal/metrics": {"internal/capture", "nat", "resolver", "resolver/ping", "resolver/member", "stack"},
+	"internal/metrics": {"internal/capture", "nat", "resolver", "resolver/ping", "resolver/member", "stack", "tun"},
 	"internal/capture": {},
 	"tun":              {},
 	"tun/netns":        {"tun"},

@@ -39,7 +39,7 @@ type figures struct{ house *house }
 // Figures implements [metrics.Source].
 func (s figures) Figures() metrics.Figures {
 	h := s.house
-	f := metrics.Figures{NAT: h.translator.Stats(), Resolver: h.resolver.Stats(), Ping: h.ping.Stats(), Stack: h.stack.Stats()}
+	f := metrics.Figures{NAT: h.translator.Stats(), Resolver: h.resolver.Stats(), Ping: h.ping.Stats(), Stack: h.stack.Stats(), TUN: h.host.Stats()}
 	if h.member != nil {
 		f.STUN = h.member.Stats()
 	}

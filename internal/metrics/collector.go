@@ -13,6 +13,7 @@ import (
 	"aarptun/resolver/member"
 	"aarptun/resolver/ping"
 	"aarptun/stack"
+	"aarptun/tun"
 )
 
 // Source is where the figures come from. It is asked at each scrape.
@@ -28,6 +29,7 @@ type Figures struct {
 	Ping     ping.Stats
 	STUN     member.ProberStats
 	Stack    stack.Stats
+	TUN      tun.Stats
 	Capture  capture.Stats
 }
 

@@ -53,6 +53,9 @@ func counting() (f Figures, at map[float64]string) {
 			v.SetUint(uint64(value(path)))
 		case reflect.Int:
 			v.SetInt(int64(value(path)))
+		case reflect.Bool:
+			v.SetBool(true)
+			at[1] = path
 		}
 	}
 	fill("", reflect.ValueOf(&f).Elem())
@@ -92,6 +95,9 @@ func TestEveryFigureIsShown(t *testing.T) {
 	for _, family := range gather(t, newRegistry(fixed(figures), "1.2.3")) {
 		for _, m := range family.Metric {
 			if strings.HasPrefix(family.GetName(), namespace) {
+				if family.GetName() == namespace+"build_info" {
+					continue
+				}
 				value := m.GetCounter().GetValue() + m.GetGauge().GetValue()
 				shown[value] = append(shown[value], family.GetName())
 			}

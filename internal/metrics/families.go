@@ -124,12 +124,25 @@ func deviceFamilies() []family {
 		by("result", "icmp_errors_total", "ICMP errors to clients, sent or kept back for the rate.", func(f Figures) []sample {
 			return counters(f.Stack.ErrorsSent, "sent", f.Stack.ErrorsLimited, "limited")
 		}),
+		by("result", "route_repairs_total", "How often routes, rules or the device's state were put back after another program took them away, or could not be.", func(f Figures) []sample {
+			return counters(f.TUN.Repairs, "done", f.TUN.Failures, "failed")
+		}),
+		gauged("routes_contested", "1 while what is put back is taken away again.", func(f Figures) int { return bit(f.TUN.Contest) }),
+		counted("route_notices_lost_total", "How often the kernel had more to say about routes than there was room for.", func(f Figures) uint64 { return f.TUN.Resyncs }),
 		counted("capture_packets_total", "Packets written to the file of --pcap.", func(f Figures) uint64 { return f.Capture.Packets }),
 		counted("capture_bytes_total", "Bytes of those packets.", func(f Figures) uint64 { return f.Capture.Bytes }),
 		by("reason", "capture_dropped_total", "Packets not written: the file was too far behind, had reached its size, or failed.", func(f Figures) []sample {
 			return counters(f.Capture.Queue, "queue", f.Capture.Full, "size", f.Capture.Failed, "error")
 		}),
 	}
+}
+
+// bit is how a gauge says yes.
+func bit(yes bool) int {
+	if yes {
+		return 1
+	}
+	return 0
 }
 
 // counters makes samples of a value and its label in turn.
