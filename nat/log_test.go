@@ -102,12 +102,12 @@ func TestTCPFlowsAreLogged(t *testing.T) {
 
 func TestUDPFlowsAreLogged(t *testing.T) {
 	for _, c := range []struct {
-		end  func(client, inside *packets, cancel func())
+		end  func(tr *Translator, inside *packets)
 		want string
 	}{
-		{func(_, _ *packets, _ func()) {}, "duration=5m0s bytes_out=3 bytes_in=0 end=idle"},
-		{func(_, inside *packets, _ func()) { closeQuietly(inside) }, "duration=0s bytes_out=3 bytes_in=0 end=closed"},
-		{func(_, _ *packets, cancel func()) { cancel() }, "duration=0s bytes_out=3 bytes_in=0 end=cut"},
+		{func(*Translator, *packets) {}, "duration=5m0s bytes_out=3 bytes_in=0 end=idle"},
+		{func(_ *Translator, inside *packets) { closeQuietly(inside) }, "duration=0s bytes_out=3 bytes_in=0 end=closed"},
+		{func(tr *Translator, _ *packets) { tr.table.cutAll() }, "duration=0s bytes_out=3 bytes_in=0 end=cut"},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			var l lines
@@ -115,13 +115,11 @@ func TestUDPFlowsAreLogged(t *testing.T) {
 			outside, _ := newPackets()
 			tr := logging(t, &l, &fakeNet{udp: outside}, nil)
 			_ = client.TrySend(Datagram{Data: []byte("abc")}) // an open in-memory end takes it
-			ctx, cancel := context.WithCancel(t.Context())
 			var wg sync.WaitGroup
-			wg.Go(func() { tr.ServeUDP(ctx, testTuple(UDP, 5000, 7), inside) })
+			wg.Go(func() { tr.ServeUDP(t.Context(), testTuple(UDP, 5000, 7), inside) })
 			synctest.Wait()
-			c.end(client, inside, cancel)
+			c.end(tr, inside)
 			wg.Wait()
-			cancel()
 			l.wants(t, begins(1, "udp", 5000, 7), ends(1, "udp", 5000, 7, c.want))
 		})
 	}
