@@ -46,8 +46,8 @@ neither a name nor a process any more, the run ends, with exit code 0.
 
 --metrics-listen shows Prometheus what is counted, and no addresses; the metrics
 are in docs/metrics.md. --pcap writes what crosses the device to a new file that
-only its owner may read, or in place of a regular one of this user's; a file that is
-full, or cannot keep up, stops no traffic. What is not written is counted.
+only its owner may read, or in place of a regular one of this user's; one that
+is full, or cannot keep up, stops no traffic. What is not written is counted.
 
 What to do is said by flags, by AARPTUN_* variables and by a file, in this
 order: a flag counts before the variable of its name (--cache-ttl,
