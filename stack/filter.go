@@ -214,7 +214,9 @@ func (s *Stack) admit(f *frame, p packet) {
 			return
 		}
 	case p.isICMP():
-		s.clientRefused(p, f.b[min(p.payload, len(f.b)):])
+		message := f.b[min(p.payload, len(f.b)):]
+		s.clientRefused(p, message)
+		s.clientTooBig(p, message)
 	}
 	s.deliver(f, p)
 }

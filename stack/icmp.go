@@ -106,13 +106,6 @@ func (s *Stack) sendICMP(src, dst netip.Addr, message []byte) tcpip.Error {
 	number := header.ICMPv6ProtocolNumber
 	if src.Is4() {
 		number = header.ICMPv4ProtocolNumber
-	}
-	route, err := s.routeTo(src, dst)
-	if err != nil {
-		return err
-	}
-	defer route.Release()
-	if src.Is4() {
 		header.ICMPv4(message).SetChecksum(0)
 		header.ICMPv4(message).SetChecksum(^checksum.Checksum(message, 0))
 	} else {
@@ -120,6 +113,18 @@ func (s *Stack) sendICMP(src, dst netip.Addr, message []byte) tcpip.Error {
 		icmp.SetChecksum(0)
 		icmp.SetChecksum(header.ICMPv6Checksum(header.ICMPv6ChecksumParams{Header: icmp, Src: address(src), Dst: address(dst)}))
 	}
+	mtu := s.mtus.to(dst, int(s.link.mtu))
+	if mtu < int(s.link.mtu) && header.IPv6MinimumSize+len(message) > mtu {
+		if s.link.cut(src, dst, uint8(number), nat.Meta{Hops: defaultHops}, mtu, message) != nil {
+			return &tcpip.ErrNoBufferSpace{}
+		}
+		return nil
+	}
+	route, err := s.routeTo(src, dst)
+	if err != nil {
+		return err
+	}
+	defer route.Release()
 	p := gstack.NewPacketBuffer(gstack.PacketBufferOptions{
 		ReserveHeaderBytes: int(route.MaxHeaderLength()),
 		Payload:            buffer.MakeWithData(message),

@@ -111,6 +111,7 @@ type Stack struct {
 	pending  pendingSYNs
 	held     atomic.Int32 // SYNs that wait for the end of an endpoint
 	udp      udpFlows
+	mtus     pathMTUs
 	ids      atomic.Uint32 // of IPv4 packets (RFC 6864)
 	buffers  buffers
 	echoes   chan struct{} // one slot for each request being served

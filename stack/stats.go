@@ -26,6 +26,9 @@ type Stats struct {
 	RefusedBuffers   uint64 `json:"refused_buffers"`     // new flows while too much waited
 	RefusedProtocol  uint64 `json:"refused_protocol"`    // neither TCP, UDP nor ICMP
 
+	MTUsLearned uint64 `json:"path_mtus_learned"` // from routers on the way to clients
+	MTUsFull    uint64 `json:"path_mtus_full"`    // not kept, for want of room
+
 	ErrorsSent    uint64 `json:"icmp_errors_sent"`
 	ErrorsLimited uint64 `json:"icmp_errors_limited"` // not sent, over the rate limit
 	ReadErrors    uint64 `json:"read_errors"`
@@ -36,7 +39,7 @@ type counters struct {
 	packetsIn, bytesIn, packetsOut, bytesOut                                      atomic.Uint64
 	malformed, notAnycast, badSource, otherICMP                                   atomic.Uint64
 	synsDropped, echoesDropped, refusedProtocol, datagramsDropped, refusedBuffers atomic.Uint64
-	shed                                                                          atomic.Uint64
+	shed, mtusLearned, mtusFull                                                   atomic.Uint64
 	errorsSent, errorsLimited, readErrors, writeErrors                            atomic.Uint64
 }
 
@@ -48,6 +51,7 @@ func (s *Stack) Stats() Stats {
 		PacketsIn: c.packetsIn.Load(), BytesIn: c.bytesIn.Load(), PacketsOut: c.packetsOut.Load(), BytesOut: c.bytesOut.Load(),
 		Malformed: c.malformed.Load(), NotAnycast: c.notAnycast.Load(), BadSource: c.badSource.Load(), OtherICMP: c.otherICMP.Load(),
 		SYNsDropped: c.synsDropped.Load(), EchoesDropped: c.echoesDropped.Load(), Shed: c.shed.Load(), DatagramsDropped: c.datagramsDropped.Load(), RefusedProtocol: c.refusedProtocol.Load(), RefusedBuffers: c.refusedBuffers.Load(),
+		MTUsLearned: c.mtusLearned.Load(), MTUsFull: c.mtusFull.Load(),
 		ErrorsSent: c.errorsSent.Load(), ErrorsLimited: c.errorsLimited.Load(),
 		ReadErrors: c.readErrors.Load(), WriteErrors: c.writeErrors.Load(),
 	}

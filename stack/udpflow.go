@@ -202,16 +202,22 @@ func (u *udpInside) TrySend(d nat.Datagram) error {
 	if u.tuple.Anycast.Addr().Is4() {
 		headers = header.UDPMinimumSize + header.IPv4MinimumSize
 	}
-	if headers+d.Size() <= int(u.s.link.mtu) && (len(d.Data) == d.Size() || u.s.link.uso) {
+	mtu := u.s.mtus.to(u.tuple.Client.Addr(), int(u.s.link.mtu))
+	if headers+d.Size() <= mtu && (len(d.Data) == d.Size() || u.s.link.uso) {
 		return u.sendPlain(d, headers)
 	}
 	for piece := range d.Pieces() {
 		single := nat.Datagram{Data: piece, Meta: d.Meta}
-		send := u.sendFragments
-		if headers+len(piece) <= int(u.s.link.mtu) {
-			send = u.sendPlain
+		var err error
+		switch {
+		case headers+len(piece) <= mtu:
+			err = u.sendPlain(single, headers)
+		case mtu < int(u.s.link.mtu):
+			err = u.sendCut(single, mtu)
+		default:
+			err = u.sendFragments(single)
 		}
-		if err := send(single, headers); err != nil {
+		if err != nil {
 			return err
 		}
 	}
@@ -286,7 +292,7 @@ const (
 )
 
 // sendFragments sends a datagram that does not fit the MTU.
-func (u *udpInside) sendFragments(d nat.Datagram, _ int) error {
+func (u *udpInside) sendFragments(d nat.Datagram) error {
 	if u.route == nil {
 		route, err := u.s.routeTo(u.tuple.Anycast.Addr(), u.tuple.Client.Addr())
 		if err != nil {

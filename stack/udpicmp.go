@@ -52,11 +52,10 @@ func quotedUDP(b []byte) (nat.Tuple, bool) {
 		p = packet{src: addrOf(ip.SourceAddress()), dst: addrOf(ip.DestinationAddress()), transport: ip.Protocol(),
 			payload: int(ip.HeaderLength()), later: ip.FragmentOffset() != 0}
 	case header.IPv6Version:
-		if len(b) < header.IPv6MinimumSize {
+		var ok bool
+		if p, ok = parseQuoted6(b); !ok {
 			return nat.Tuple{}, false
 		}
-		ip := header.IPv6(b)
-		p = packet{src: addrOf(ip.SourceAddress()), dst: addrOf(ip.DestinationAddress()), transport: ip.NextHeader(), payload: header.IPv6MinimumSize}
 	}
 	if p.transport != uint8(header.UDPProtocolNumber) || p.later || len(b) < p.payload+4 {
 		return nat.Tuple{}, false

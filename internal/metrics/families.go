@@ -124,6 +124,9 @@ func deviceFamilies() []family {
 		by("result", "icmp_errors_total", "ICMP errors to clients, sent or kept back for the rate.", func(f Figures) []sample {
 			return counters(f.Stack.ErrorsSent, "sent", f.Stack.ErrorsLimited, "limited")
 		}),
+		by("result", "path_mtu_reports_total", "What routers have said about packets that are too big for the way to an IPv6 client, kept or not for want of room.", func(f Figures) []sample {
+			return counters(f.Stack.MTUsLearned, "kept", f.Stack.MTUsFull, "full")
+		}),
 		by("result", "route_repairs_total", "How often routes, rules or the device's state were put back after another program took them away, or could not be.", func(f Figures) []sample {
 			return counters(f.TUN.Repairs, "done", f.TUN.Failures, "failed")
 		}),

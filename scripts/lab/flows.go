@@ -27,6 +27,8 @@ type result struct {
 	Bytes  int    `json:"bytes"` // sent, and got back unchanged
 	Resent int    `json:"resent,omitempty"`
 	Error  string `json:"error,omitempty"`
+
+	size int // of a datagram
 }
 
 // flows runs many flows at once until a signal comes, or for a time, and says
@@ -39,6 +41,7 @@ func flows(args []string) error {
 	echo := f.Int("echo", 0, "number of runs of echo requests, to the address alone")
 	limit := f.Duration("for", time.Minute, "how long, unless SIGTERM comes before")
 	tag := f.String("tag", "f", "first part of the flows' ids")
+	size := f.Int("datagram", 1000, "bytes of data in each datagram and echo request")
 	_ = f.Parse(args) // exits on error
 
 	stop := make(chan struct{})
@@ -55,7 +58,7 @@ func flows(args []string) error {
 	var running, started sync.WaitGroup
 	for i := range results {
 		r := &results[i]
-		r.ID, r.Proto = fmt.Sprintf("%s-%d", *tag, i), "tcp"
+		r.ID, r.Proto, r.size = fmt.Sprintf("%s-%d", *tag, i), "tcp", *size
 		run := tcpFlow
 		if i >= *tcp {
 			r.Proto, run = "udp", udpFlow
@@ -182,7 +185,7 @@ func udpFlow(to string, r *result, stop <-chan struct{}, started func()) error {
 	defer func() { _ = conn.Close() }() // nothing is buffered in it
 	r.Local = conn.LocalAddr().String()
 	stream := newPattern(r.ID)
-	payload := make([]byte, 1000)
+	payload := make([]byte, r.size)
 	for {
 		stream.next(payload)
 		if err := udpRound(conn, r, payload); err != nil {
@@ -204,7 +207,7 @@ func udpRound(conn net.Conn, r *result, payload []byte) error {
 	datagram := append([]byte(r.ID+" "), payload...)
 	buf := make([]byte, 65536)
 	for try := range 5 {
-		if _, err := conn.Write(datagram); err != nil {
+		if _, err := conn.Write(datagram); err != nil && !errors.Is(err, syscall.EMSGSIZE) { // the path is narrower than was known
 			return err
 		}
 		if try > 0 {
@@ -214,7 +217,7 @@ func udpRound(conn net.Conn, r *result, payload []byte) error {
 			return err
 		}
 		n, err := conn.Read(buf)
-		if errors.Is(err, os.ErrDeadlineExceeded) {
+		if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, syscall.EMSGSIZE) {
 			continue
 		}
 		if err != nil {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"syscall"
 	"time"
 )
 
@@ -58,7 +59,7 @@ func echoFlow(to string, r *result, stop <-chan struct{}, started func()) error 
 		return err
 	}
 	defer func() { _ = conn.Close() }() // nothing is buffered in it
-	stream, message := newPattern(r.ID), make([]byte, 8+1000)
+	stream, message := newPattern(r.ID), make([]byte, 8+r.size)
 	_, _ = rand.Read(message[4:6]) // never fails; the identifier
 	r.Local = fmt.Sprint("id ", binary.BigEndian.Uint16(message[4:]))
 	for seq := uint16(0); ; seq++ {
@@ -86,12 +87,12 @@ func echoRound(conn net.PacketConn, to net.IP, r *result, message []byte, reques
 		if try > 0 {
 			r.Resent++
 		}
-		if _, err := conn.WriteTo(message, &net.IPAddr{IP: to}); err != nil {
+		if _, err := conn.WriteTo(message, &net.IPAddr{IP: to}); err != nil && !errors.Is(err, syscall.EMSGSIZE) { // the path is narrower than was known
 			return err
 		}
 		from, err := awaitReply(conn, message[4:], reply, time.Now().Add(time.Second))
 		switch {
-		case os.IsTimeout(err):
+		case errors.Is(err, os.ErrDeadlineExceeded):
 			continue
 		case err != nil:
 			return err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"strings"
 	"sync"
@@ -17,9 +18,22 @@ import (
 
 // journal is the server's list of the flows it has seen, one line for each.
 type journal struct {
-	mu   sync.Mutex
-	file *os.File
-	seen map[string]bool
+	mu    sync.Mutex
+	file  *os.File
+	peers *os.File
+	seen  map[string]bool
+}
+
+// peer notes the address that a member sees.
+func (j *journal) peer(proto string, addr net.Addr) {
+	a, err := netip.ParseAddrPort(addr.String())
+	if err == nil {
+		_, err = fmt.Fprintln(j.peers, proto, a.Addr().Unmap())
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "lab serve: cannot write the peers:", err)
+		os.Exit(1) // a test that could not tell must not pass
+	}
 }
 
 func (j *journal) note(proto, id, name string) {
@@ -41,12 +55,16 @@ func serve(args []string) error {
 	name := f.String("name", "", "name of this member")
 	addr := f.String("addr", ":7000", "where to listen, TCP and UDP")
 	path := f.String("log", "/dev/null", "file for the flows seen")
+	peers := f.String("peers", "/dev/null", "file for the addresses that were seen")
 	_ = f.Parse(args) // exits on error
 	file, err := os.OpenFile(*path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
 	}
 	j := &journal{file: file, seen: map[string]bool{}}
+	if j.peers, err = os.OpenFile(*peers, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644); err != nil {
+		return err
+	}
 	packets, err := net.ListenPacket("udp", *addr)
 	if err != nil {
 		return err
@@ -73,6 +91,7 @@ func serveTCP(conn net.Conn, name string, j *journal) {
 	if err != nil {
 		return // a client that only tried the port
 	}
+	j.peer("tcp", conn.RemoteAddr())
 	j.note("tcp", strings.TrimSpace(id), name)
 	if _, err := fmt.Fprintln(conn, name); err != nil {
 		return
@@ -89,6 +108,7 @@ func serveUDP(packets net.PacketConn, name string, j *journal) {
 			return
 		}
 		id, _, _ := strings.Cut(string(buf[:n]), " ")
+		j.peer("udp", from)
 		j.note("udp", id, name)
 		// A reply that is lost is asked for again.
 		_, _ = packets.WriteTo(append([]byte(name+" "), buf[:n]...), from)
