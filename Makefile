@@ -1,5 +1,5 @@
 # One line a target; `make demo` and `make test` do their own set-up.
-.PHONY: all build demo test fidelity members attack soak flood bench profile lint fuzz reference clean
+.PHONY: all build demo test fidelity members gateway attack soak flood bench profile lint fuzz reference clean
 
 all: build
 
@@ -8,6 +8,7 @@ build: ; CGO_ENABLED=0 go build -trimpath -o bin/aarptun ./cmd/aarptun
 demo: ; scripts/netns-test.sh --demo
 
 members: ; scripts/members-test.sh
+gateway: ; scripts/gateway-test.sh
 
 attack: ; scripts/attack.sh
 

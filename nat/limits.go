@@ -55,7 +55,7 @@ func (l Limits) For(files int) Limits {
 	opening := openingIn(room)
 	l.Flows = min(l.Flows, room)
 	l.FlowsPerClient = min(l.FlowsPerClient, room/4*3)
-	l.FlowsPerNetwork = min(l.FlowsPerNetwork, room/4*3)
+	l.FlowsPerNetwork = min(l.FlowsPerNetwork, room-room/8)
 	l.UDPFlows = min(l.UDPFlows, room/2)
 	l.Opening = min(l.Opening, opening)
 	l.OpeningPerClient = min(l.OpeningPerClient, max(1, opening/2))

@@ -152,6 +152,9 @@ func TestLimitsForFewFiles(t *testing.T) {
 		if l.Flows > most.Flows || l.FlowsPerClient > l.Flows || l.FlowsPerNetwork > l.Flows || l.OpeningPerNetwork > l.Opening || l.UDPFlows >= l.Flows || l.OpeningPerClient > l.Opening || l.OpeningPerAnycast > l.Opening {
 			t.Errorf("%d files: %+v", files, l)
 		}
+		if files >= 256 && (l.FlowsPerNetwork <= l.FlowsPerClient || l.OpeningPerNetwork <= l.OpeningPerClient) {
+			t.Errorf("%d files: one client can shut out its /64: %+v", files, l)
+		}
 		if left := files - l.Flows - l.Opening; files >= 256 && left < files/100+8 {
 			t.Errorf("%d files: %d are left by %+v", files, left, l)
 		}

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # The network of the end-to-end tests: sourced by netns-test.sh, members-test.sh,
-# attack.sh and fidelity.sh, which live in namespaces of their own.
+# gateway-test.sh, attack.sh and fidelity.sh, which live in namespaces of their own.
 #
 #	client -- router -- m1
 #	                 \- m2
@@ -170,7 +170,7 @@ start_members() {
 	local n
 	for n in 1 2; do
 		spawn "$TMP/member$n.log" ip netns exec "m$n" "$AARPTUN" member --join "$AA%eth0"
-		spawn "$TMP/serve$n.log" ip netns exec "m$n" "$LAB" serve --name "m$n" --addr ":$PORT" --log "$TMP/m$n.flows"
+		spawn "$TMP/serve$n.log" ip netns exec "m$n" "$LAB" serve --name "m$n" --addr ":$PORT" --log "$TMP/m$n.flows" --peers "$TMP/m$n.peers"
 		eventually 5 grep -q "^joined $AA%eth0" "$TMP/member$n.log"
 		eventually 5 grep -q '^serving' "$TMP/serve$n.log"
 	done

@@ -37,6 +37,8 @@ type doctor struct {
 	asking   asking
 	cfg      config.Config // AdminSocket and Table
 	daemon   *admin.Status // nil if none is running
+	gateway  bool          // hosts behind this one are to be carried
+	clients  []netip.Addr  // some of those
 	findings []finding
 }
 
@@ -55,12 +57,18 @@ TUN device, capabilities, ping sockets, settings of the kernel, rules, routes, a
 running daemon, the clock. For each anycast address AA that is given it also
 asks the members by every method, and looks at the ways to AA and to the member.
 
+With --gateway, or where the kernel forwards packets already, it also looks for
+what keeps hosts behind this one from being carried; --client names one of them,
+to look at the way to it.
+
 It changes nothing. Run it as root to see what a daemon would; a running daemon
 that was given --fwmark or --table is to be named by the same flags.
 
 Exit code 1 says that there is a problem; a warning alone does not.`,
 		Example: `  aarptun doctor
   aarptun doctor 2001:db8:aa::1
+  aarptun doctor --gateway
+  aarptun doctor --client 192.0.2.7
   aarptun doctor --json 2001:db8:aa::1 192.0.2.1`,
 		RunE: func(c *cobra.Command, args []string) error {
 			var aas []netip.Addr
@@ -82,6 +90,12 @@ Exit code 1 says that there is a problem; a warning alone does not.`,
 	}
 	f := cmd.Flags()
 	f.BoolVar(&d.asking.json, "json", false, "print JSON, one object a finding")
+	f.BoolVar(&d.gateway, "gateway", false, "this host is to carry the flows of a LAN behind it")
+	f.Func("client", "`ADDR` of a host behind this one; may be repeated", func(s string) error {
+		client, err := config.ParseAddr(s)
+		d.clients = append(d.clients, client)
+		return err
+	})
 	f.DurationVar(&d.asking.timeout, "timeout", 2*time.Second, "`TIME` to wait for answers, 1ms to 1m")
 	f.Var(config.Mark(&d.asking.mark), "fwmark", "mark of the daemon's sockets")
 	f.IntVar(&d.cfg.Table, "table", d.cfg.Table, "`NUMBER` of the daemon's routing table")
@@ -100,6 +114,7 @@ func (d *doctor) run(c *cobra.Command, aas []netip.Addr) error {
 	d.checkDaemon(c.Context())
 	d.checkRules(aas)
 	d.checkSettings()
+	d.checkGateway()
 	d.checkMember(aas)
 	d.checkClock()
 	for _, aa := range aas {

@@ -21,8 +21,9 @@ import (
 
 // look is what the commands that ask a running daemon share.
 type look struct {
-	cfg  config.Config // its AdminSocket is what is used
-	json bool
+	cfg    config.Config // its AdminSocket is what is used
+	json   bool
+	filter filter // of flows
 }
 
 // newLook adds its flags to c.
@@ -75,12 +76,14 @@ func newFlows() *cobra.Command {
 		Short: "List the flows and the member each is with",
 		Long: `Flows lists the flows, oldest first: who talks to which anycast address, and the
 member that the flow is with for its whole life. OUT is what the client has
-sent, IN what the member has, both in bytes of payload.
+sent, IN what the member has, both in bytes of payload. --client and --anycast
+leave out all other flows, also from --json.
 
 With --watch the list is drawn again and again until Ctrl-C, or until the daemon
 ends (exit code 69).`,
 		Example: `  aarptun flows
   aarptun flows --watch --interval 5s
+  aarptun flows --client 192.0.2.7 --anycast 2001:db8:aa::/64
   aarptun flows --json`,
 	}
 	l := newLook(cmd)
@@ -93,6 +96,7 @@ ends (exit code 69).`,
 		}
 		return l.flows(c.Context(), c.OutOrStdout())
 	}
+	l.filter.addFlags(cmd.Flags())
 	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "show again and again until Ctrl-C; with --json one object a line")
 	cmd.Flags().DurationVar(&every, "interval", time.Second, "`TIME` between two lists with --watch, 100ms to 1h")
 	return cmd
@@ -132,6 +136,7 @@ func (l *look) flows(ctx context.Context, w io.Writer) error {
 	if err != nil {
 		return err
 	}
+	flows.Flows = l.filter.of(flows.Flows)
 	if l.json {
 		return printJSON(w, flows)
 	}
@@ -236,9 +241,15 @@ func printStatus(w io.Writer, s admin.Status) error {
 	fmt.Fprintf(t, "process\t%s, %s open files, %s goroutines\n", residentText(s.ResidentBytes), countText(s.OpenFiles), countText(s.Goroutines))
 	fmt.Fprintf(t, "flows\t%d of at most %d: %d tcp, %d udp, %d echo; %d not yet answered\n",
 		s.NAT.Flows, s.NAT.Most, s.NAT.TCP, s.NAT.UDP, s.NAT.Echo, s.NAT.Opening)
+	if s.NAT.ClientsAtLimit > 0 {
+		fmt.Fprintf(t, "clients\t%d at the limit of flows for one\n", s.NAT.ClientsAtLimit)
+	}
+	if s.PreserveSource {
+		fmt.Fprintln(t, "source\tpreserved: members see the clients' own addresses")
+	}
 	fmt.Fprintf(t, "pins\t%d\n", s.Resolver.Pins)
 	counters, resolved := s.NAT, s.Resolver
-	counters.Flows, counters.Opening, counters.TCP, counters.UDP, counters.Echo, counters.Most, resolved.Pins = 0, 0, 0, 0, 0, 0, 0 // they are above
+	counters.Flows, counters.Opening, counters.TCP, counters.UDP, counters.Echo, counters.Most, counters.ClientsAtLimit, resolved.Pins = 0, 0, 0, 0, 0, 0, 0, 0 // they are above
 	rooms := []struct {
 		name  string
 		stats any

@@ -56,10 +56,14 @@ name in the file (cache-ttl = "30s"). No file is read unless -c names one, or
 AARPTUN_CONFIG; a service has /etc/aarptun/aarptun.toml. 'aarptun check-config'
 checks a file, with --reference it prints one with all keys.
 
-It needs root, or CAP_NET_ADMIN and CAP_NET_RAW and access to /dev/net/tun. Once
-it is set up it keeps CAP_NET_ADMIN alone, for all that it runs as root, and
-opens no files but its own and those a reload reads (--sandbox;
-docs/operations.md).`,
+On a gateway the flows of the hosts behind it are carried too; 'aarptun doctor'
+says what must be set for that. Members see them come from the gateway, or with
+--preserve-source, for TCP and UDP, from each client's own address. Then what
+members send to the clients must come through the gateway, and without address
+translation; a table of nftables, and the routing table and mark that follow
+--table and --fwmark, lead it to aarptun.
+
+It needs root, or CAP_NET_ADMIN and CAP_NET_RAW and access to /dev/net/tun.`,
 		Example: `  aarptun run -p 2001:db8:aa::/64
   aarptun run -p 2001:db8:aa::/64 --member-prefix 2001:db8:1000::/36
   aarptun run -p 198.51.100.0/24 --pubkey "$(cat member.pub)"
@@ -68,6 +72,7 @@ docs/operations.md).`,
   aarptun run -p 2001:db8:aa::/64 --pcap /var/tmp/aa.pcapng --pcap-size 1G
   aarptun run -p 2001:db8:aa::/64 --netns web   # as 'ip netns add web' named it
   aarptun run -p 2001:db8:aa::/64 --netns "$(docker inspect -f '{{.State.Pid}}' web)"
+  aarptun run -p 2001:db8:aa::/64 --sticky source --preserve-source   # on a gateway
   aarptun run -c /etc/aarptun/aarptun.toml --log-level debug`,
 		Args: noArgsBut("--prefix"),
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -88,7 +93,7 @@ docs/operations.md).`,
 			return daemon.Run(c.Context(), cfg, version(), log, func() error {
 				_, err := fmt.Fprintln(c.OutOrStdout(), "ready")
 				return err
-			}, loaded.Path)
+			})
 		},
 	}
 	a = newAsked(cmd.Flags())

@@ -16,6 +16,8 @@ type Status struct {
 	Device   string         `json:"device"`
 	MTU      int            `json:"mtu"`
 	Prefixes []netip.Prefix `json:"prefixes"`
+	// PreserveSource is whether members see the clients' own addresses.
+	PreserveSource bool `json:"preserve_source"`
 	// What the process itself holds; -1 where it cannot be told.
 	Goroutines    int   `json:"goroutines"`
 	OpenFiles     int   `json:"open_files"`     // file descriptors, the one of this request among them

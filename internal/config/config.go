@@ -48,17 +48,6 @@ const (
 	OffloadOff  OffloadGSO = "off"  // packets of the MTU only
 )
 
-// Sandbox says whether a daemon that is set up gives up the privileges and files
-// that it needs no more.
-type Sandbox string
-
-// The ways to be confined.
-const (
-	SandboxAuto Sandbox = "auto" // as far as the kernel can
-	SandboxOn   Sandbox = "on"   // files too, or do not start
-	SandboxOff  Sandbox = "off"  // not at all
-)
-
 // Config is everything `aarptun run` can be told. [Default] has the value of
 // each key that is not given; [Config.Validate] holds the rules.
 type Config struct {
@@ -99,6 +88,10 @@ type Config struct {
 	// are made in: a name under /run/netns, a path, or a process id; "" is our
 	// own.
 	Netns string
+	// PreserveSource has members see the address of each client of a LAN behind
+	// this host, for TCP and UDP. The table and the mark behind Table and Mark are
+	// used for what they answer.
+	PreserveSource bool
 
 	// CacheTTL is how long a pin lives.
 	CacheTTL time.Duration
@@ -127,9 +120,6 @@ type Config struct {
 	StateDir string
 	// DrainTimeout is how long flows may go on after a stop was asked for.
 	DrainTimeout time.Duration
-
-	// Sandbox says what the daemon gives up once it is set up.
-	Sandbox Sandbox
 
 	LogLevel  slog.Level
 	LogFormat string // "text" or "json"
@@ -192,7 +182,7 @@ func Default() Config {
 			Opening: 4096, OpeningPerClient: 2048, OpeningPerNetwork: 3072, OpeningPerAnycast: 1024,
 			UDPFlowsPerSecond: 10000, EchoesPerSecond: 10000,
 		},
-		Sticky: StickyHost, Select: SelectFirst, OffloadGSO: OffloadAuto, Sandbox: SandboxAuto,
+		Sticky: StickyHost, Select: SelectFirst, OffloadGSO: OffloadAuto,
 		AdminSocket: "/run/aarptun/admin.sock", StateDir: "/run/aarptun",
 		DrainTimeout: 2 * time.Second, PcapSize: 256e6,
 		LogLevel: slog.LevelInfo, LogFormat: "text",

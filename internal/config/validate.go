@@ -153,6 +153,20 @@ func (c Config) checkDevice() error {
 		return wrong("table", "", "routing table %d: it must be 1 to 4294967295 and none of the kernel's own 253, 254 and 255", c.Table)
 	case c.Mark == 0:
 		return wrong("fwmark", "", "mark 0: unmarked sockets would be routed into the TUN: choose another, such as 0xaa")
+	case c.PreserveSource:
+		return c.checkPreserveSource()
+	}
+	return nil
+}
+
+func (c Config) checkPreserveSource() error {
+	switch {
+	case c.Table == 252 || c.Table == 1<<32-1:
+		return wrong("table", "", "routing table %d: with preserve-source the next one is used too, and must be none of the kernel's own: choose another, such as 170", c.Table)
+	case c.Mark == 1<<32-1:
+		return wrong("fwmark", "", "mark %#x: with preserve-source the next one is used too, and there is none: choose another, such as 0xaa", c.Mark)
+	case c.Netns != "":
+		return wrong("preserve-source", "", "preserve-source and netns: members reach the programs of another namespace by this one's addresses only: take one of them away")
 	}
 	return nil
 }
@@ -169,10 +183,6 @@ func (c Config) checkRest() error {
 		return wrong("select", "", "select %q: it must be first, rtt or spread", c.Select)
 	case c.DrainTimeout < 0 || c.DrainTimeout > time.Hour:
 		return wrong("drain-timeout", "", "drain timeout %v: it must be 0 to 1h", c.DrainTimeout)
-	case c.Sandbox != SandboxAuto && c.Sandbox != SandboxOn && c.Sandbox != SandboxOff:
-		return wrong("sandbox", "", "sandbox %q: it must be auto, on or off", c.Sandbox)
-	case c.Sandbox == SandboxOn && c.Netns != "":
-		return wrong("sandbox", "", "--sandbox on and --netns exclude each other: whether the namespace still has a process is seen among those of others")
 	case c.LogFormat != "text" && c.LogFormat != "json":
 		return wrong("log-format", "", "log format %q: it must be text or json", c.LogFormat)
 	}

@@ -28,16 +28,15 @@ import (
 
 // Run carries the configured prefixes until ctx ends, then puts everything
 // back; it returns nil if that was all there was to say. ready is called once,
-// when flows are carried. cfg must be valid. reads are files that are still to be
-// read then, besides those that cfg names: others are closed to the process.
-func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logger, ready func() error, reads ...string) (err error) {
+// when flows are carried. cfg must be valid.
+func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logger, ready func() error) (err error) {
 	raiseFiles()
 	host, ctx, leave, err := open(ctx, cfg)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, host.Close(), leave()) }()
-	house, err := build(cfg, version, host, log, reads)
+	house, err := build(cfg, version, host, log)
 	if err != nil {
 		return err
 	}
@@ -56,13 +55,12 @@ type house struct {
 	admin      *admin.Server
 	metrics    *metrics.Server // nil if nobody may ask
 	capture    *capture.Tap    // nil if nothing is written
-	confined   *confinement
 	log        *slog.Logger
 
 	carries chan struct{} // is closed when flows are carried
 }
 
-func build(cfg config.Config, version string, host *tun.Host, log *slog.Logger, reads []string) (h *house, err error) {
+func build(cfg config.Config, version string, host *tun.Host, log *slog.Logger) (h *house, err error) {
 	h = &house{host: host, log: log, carries: make(chan struct{})}
 	defer func() {
 		if err != nil {
@@ -81,8 +79,12 @@ func build(cfg config.Config, version string, host *tun.Host, log *slog.Logger, 
 	if h.kernel, err = nat.NewKernel(tun.Control(cfg.SocketMark())); err != nil {
 		return h, err
 	}
+	sourceFor, err := sourceOf(cfg, h.kernel, isLocal(cfg, host))
+	if err != nil {
+		return h, err
+	}
 	h.translator, err = nat.New(nat.Config{
-		Resolver: h.resolver, Outside: h.kernel, Pinger: h.ping, Limits: limitsOf(cfg), Log: log,
+		Resolver: h.resolver, Outside: h.kernel, Pinger: h.ping, Source: sourceFor, Limits: limitsOf(cfg), Log: log,
 	})
 	if err != nil {
 		return h, err
@@ -102,19 +104,12 @@ func build(cfg config.Config, version string, host *tun.Host, log *slog.Logger, 
 		return h, err
 	}
 	h.admin, err = admin.Listen(cfg.AdminSocket, &source{house: h, cfg: cfg, version: version, started: time.Now()}, log)
-	if err != nil {
-		return h, err
-	}
-	h.confined, err = confine(cfg, reads)
 	return h, err
 }
 
 // discard frees the rooms of a house that never ran, those that were built.
 func (h *house) discard() error {
 	var errs []error
-	if h.admin != nil {
-		errs = append(errs, h.admin.Close())
-	}
 	if h.stack != nil {
 		errs = append(errs, h.stack.Close())
 	}
@@ -160,7 +155,7 @@ func (h *house) run(ctx context.Context, cfg config.Config, ready func() error) 
 	err := h.serve(ctx, failed, cfg, ready)
 	end()
 	err = errors.Join(err, group.Wait())
-	return errors.Join(err, h.kernel.Close(), h.confined.close())
+	return errors.Join(err, h.kernel.Close())
 }
 
 // carry carries packets. A device that was deleted is told from one that fails.
@@ -186,7 +181,6 @@ func (h *house) serve(ctx, failed context.Context, cfg config.Config, ready func
 			h.log.Info("the process may open few files, so it carries fewer flows: raise its limit (ulimit -n, LimitNOFILE=)",
 				"files", mayOpen(), "flows", limits.Flows, "udp_flows", limits.UDPFlows)
 		}
-		h.confined.tell(h.log)
 		h.log.Info("carrying", "device", h.host.Name(), "mtu", h.host.MTU(), "offload_tcp", h.host.Offload().TCP, "offload_udp", h.host.Offload().UDP, "prefixes", cfg.Prefixes)
 		select {
 		case <-ctx.Done():
@@ -239,6 +233,6 @@ func tunConfig(cfg config.Config) tun.Config {
 	return tun.Config{
 		Name: cfg.TUN, MTU: cfg.MTU, Prefixes: cfg.Prefixes,
 		Table: cfg.Table, Mark: cfg.Mark, Dir: cfg.StateDir, Offload: offloads[cfg.OffloadGSO],
-		Address: cfg.Netns != "",
+		Address: cfg.Netns != "", Returns: cfg.PreserveSource,
 	}
 }

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -78,6 +79,27 @@ func newResolver(cfg config.Config, socket *ping.Socket, stun *member.Prober, is
 	})
 }
 
+// sourceOf returns what tells which address the member is to see for a client, or
+// nil if it is always this host's.
+func sourceOf(cfg config.Config, k *nat.Kernel, isLocal func(netip.Addr) bool) (func(client netip.Addr) netip.Addr, error) {
+	if !cfg.PreserveSource {
+		return nil, nil
+	}
+	for _, p := range cfg.Prefixes {
+		if err := k.MayUseAnySource(p.Addr().Is4()); err != nil {
+			return nil, fmt.Errorf("daemon: no socket may bear a client's address: run as root or with CAP_NET_ADMIN, or do without --preserve-source: %w", err)
+		}
+	}
+	return func(client netip.Addr) netip.Addr {
+		// What is this host's own, the kernel knows best which to use; and no
+		// member could answer to a link-local one.
+		if !client.IsGlobalUnicast() || isLocal(client) {
+			return netip.Addr{}
+		}
+		return client
+	}, nil
+}
+
 // source answers the admin socket.
 type source struct {
 	house   *house
@@ -98,7 +120,7 @@ func (s *source) Status() admin.Status {
 	goroutines, files, resident := ownUse()
 	return admin.Status{
 		Version: s.version, PID: os.Getpid(), Started: s.started,
-		Device: s.house.host.Name(), MTU: s.house.host.MTU(), Prefixes: s.cfg.Prefixes,
+		Device: s.house.host.Name(), MTU: s.house.host.MTU(), Prefixes: s.cfg.Prefixes, PreserveSource: s.cfg.PreserveSource,
 		Goroutines: goroutines, OpenFiles: files, ResidentBytes: resident,
 		NAT: s.house.translator.Stats(), Resolver: s.house.resolver.Stats(),
 		Rooms: rooms,
