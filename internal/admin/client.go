@@ -46,6 +46,20 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 // Flows returns the flows as they stand now.
 func (c *Client) Flows(ctx context.Context) (Flows, error) { return get[Flows](ctx, c, "/v1/flows") }
 
+// FlowsBy returns the flows that q asks for.
+func (c *Client) FlowsBy(ctx context.Context, q FlowQuery) (Flows, error) {
+	path := "/v1/flows"
+	if values := q.values(); len(values) > 0 {
+		path += "?" + values.Encode()
+	}
+	return get[Flows](ctx, c, path)
+}
+
+// Members returns the members that have a flow or a pin now.
+func (c *Client) Members(ctx context.Context) (Members, error) {
+	return get[Members](ctx, c, "/v1/members")
+}
+
 // Pins returns the pins as they stand now.
 func (c *Client) Pins(ctx context.Context) (Pins, error) { return get[Pins](ctx, c, "/v1/pins") }
 

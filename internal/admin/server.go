@@ -214,7 +214,15 @@ func (s *Server) remove() error {
 func handler(source Source) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { answer(w, source.Status()) })
-	mux.HandleFunc("GET /v1/flows", func(w http.ResponseWriter, _ *http.Request) { answer(w, Flows{source.Flows()}) })
+	mux.HandleFunc("GET /v1/flows", func(w http.ResponseWriter, r *http.Request) {
+		query, err := parseQuery(r.URL.Query())
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		answer(w, query.pick(source.Flows()))
+	})
+	mux.HandleFunc("GET /v1/members", func(w http.ResponseWriter, _ *http.Request) { answer(w, members(source.Flows(), source.Pins())) })
 	mux.HandleFunc("GET /v1/pins", func(w http.ResponseWriter, _ *http.Request) { answer(w, Pins{source.Pins()}) })
 	return mux
 }

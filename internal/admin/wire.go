@@ -29,8 +29,14 @@ type Status struct {
 	Rooms    map[string]any `json:"rooms"`
 }
 
-// Flows is the answer to /v1/flows, oldest flow first.
+// Flows is the answer to /v1/flows, oldest flow first unless another order was
+// asked for.
 type Flows struct {
+	// How many flows there are, and of those how many match, where not all were
+	// asked for.
+	Total   int `json:"total,omitempty"`
+	Matched int `json:"matched,omitempty"`
+
 	Flows []nat.FlowInfo `json:"flows"`
 }
 
@@ -50,4 +56,21 @@ type Pin struct {
 // Pins is the answer to /v1/pins.
 type Pins struct {
 	Pins []Pin `json:"pins"`
+}
+
+// Member is one line of the answer to /v1/members.
+type Member struct {
+	Member     netip.Addr `json:"member"`
+	Flows      int        `json:"flows"`            // that are with it now
+	Pins       int        `json:"pins"`             // that name it
+	Method     string     `json:"method,omitempty"` // of the pin with the smallest RTT; "" without a pin
+	SelfAnswer bool       `json:"self_answer,omitempty"`
+	RTT        int64      `json:"rtt_us"`    // microseconds, 0 if it was not measured
+	Sent       uint64     `json:"bytes_out"` // payload of the flows that are with it now
+	Got        uint64     `json:"bytes_in"`
+}
+
+// Members is the answer to /v1/members: all that have a flow or a pin.
+type Members struct {
+	Members []Member `json:"members"`
 }
