@@ -16,12 +16,13 @@ import (
 // rooms is the plan of the house: each room with the rooms it may import.
 // ARCHITECTURE.md draws the same. A room that is not here was not planned.
 var rooms = map[string][]string{
-	"cmd/aarptun":      {"internal/config", "internal/capture", "internal/metrics", "internal/daemon", "internal/admin", "tun", "tun/netns", "nat", "resolver", "resolver/ping", "resolver/member"},
+	"cmd/aarptun":      {"internal/config", "internal/capture", "internal/metrics", "internal/unasked", "internal/daemon", "internal/admin", "tun", "tun/netns", "nat", "resolver", "resolver/ping", "resolver/member"},
 	"internal/daemon":  {"internal/config", "internal/admin", "internal/metrics", "internal/capture", "tun", "tun/netns", "stack", "nat", "resolver", "resolver/ping", "resolver/member"},
 	"internal/config":  {},
 	"internal/admin":   {"nat", "resolver"},
 	"internal/metrics": {"internal/capture", "nat", "resolver", "resolver/ping", "resolver/member", "stack", "tun"},
 	"internal/capture": {},
+	"internal/unasked": {},
 	"tun":              {},
 	"tun/netns":        {"tun"},
 	"stack":            {"nat"},
@@ -50,7 +51,7 @@ var homes = map[string][]string{
 	"golang.org/x/net/netutil":        {"internal/admin", "internal/metrics"},
 	"github.com/prometheus":           {"internal/metrics"},
 	"github.com/gopacket/gopacket":    {"internal/capture"},
-	"github.com/charmbracelet":        {"cmd/aarptun"},
+	"github.com/charmbracelet":        {"cmd/aarptun", "internal/unasked"},
 	"github.com/coreos/go-systemd":    {"internal/daemon"},
 	"github.com/spf13/cobra":          {"cmd/aarptun"},
 	"github.com/spf13/pflag":          {"cmd/aarptun"},

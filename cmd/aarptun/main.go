@@ -127,7 +127,7 @@ a key file that others can read, a wrong configuration file).`,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	root.SetVersionTemplate(versionText() + "\n")
-	root.AddCommand(newRun(), newCheckConfig(), newResolve(), newStatus(), newFlows(), newPins(), newMember(), newKeygen(), newDoctor(), newCleanup(), newVersion(), newCompletion())
+	root.AddCommand(newRun(), newCheckConfig(), newResolve(), newStatus(), newFlows(), newPins(), newTop(), newMember(), newKeygen(), newDoctor(), newCleanup(), newVersion(), newCompletion())
 	root.SetHelpCommand(newHelp())
 	root.SetFlagErrorFunc(flagError)
 	for _, c := range root.Commands() {
