@@ -16,6 +16,7 @@ import (
 	"aarptun/internal/admin"
 	"aarptun/internal/capture"
 	"aarptun/internal/config"
+	"aarptun/internal/daemon"
 	"aarptun/internal/metrics"
 	"aarptun/resolver"
 	"aarptun/resolver/member"
@@ -87,7 +88,7 @@ func exitCode(err error) int {
 		return exitConfig
 	case errors.As(err, &usage), errors.Is(err, config.ErrInvalid):
 		return exitUsage
-	case errors.Is(err, tun.ErrConfig), errors.Is(err, admin.ErrInUse), errors.Is(err, admin.ErrPath), errors.Is(err, metrics.ErrListen), errors.Is(err, capture.ErrFile), errors.As(err, &host), errors.Is(err, member.ErrKey), errors.Is(err, syscall.EADDRINUSE):
+	case errors.Is(err, tun.ErrConfig), errors.Is(err, daemon.ErrSandbox), errors.Is(err, admin.ErrInUse), errors.Is(err, admin.ErrPath), errors.Is(err, metrics.ErrListen), errors.Is(err, capture.ErrFile), errors.As(err, &host), errors.Is(err, member.ErrKey), errors.Is(err, syscall.EADDRINUSE):
 		return exitConfig
 	case errors.Is(err, resolver.ErrNoAnswer), errors.Is(err, resolver.ErrUntrusted), errors.Is(err, resolver.ErrSelfAnswer), errors.Is(err, resolver.ErrDraining),
 		errors.Is(err, admin.ErrNotRunning):

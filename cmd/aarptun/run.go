@@ -63,7 +63,10 @@ members send to the clients must come through the gateway, and without address
 translation; a table of nftables, and the routing table and mark that follow
 --table and --fwmark, lead it to aarptun.
 
-It needs root, or CAP_NET_ADMIN and CAP_NET_RAW and access to /dev/net/tun.`,
+It needs root, or CAP_NET_ADMIN and CAP_NET_RAW and access to /dev/net/tun. Once
+it is set up it keeps CAP_NET_ADMIN alone, for all that it runs as root, and
+opens no files but its own and those a reload reads (--sandbox;
+docs/operations.md).`,
 		Example: `  aarptun run -p 2001:db8:aa::/64
   aarptun run -p 2001:db8:aa::/64 --member-prefix 2001:db8:1000::/36
   aarptun run -p 198.51.100.0/24 --pubkey "$(cat member.pub)"
@@ -93,7 +96,7 @@ It needs root, or CAP_NET_ADMIN and CAP_NET_RAW and access to /dev/net/tun.`,
 			return daemon.Run(c.Context(), cfg, version(), log, func() error {
 				_, err := fmt.Fprintln(c.OutOrStdout(), "ready")
 				return err
-			})
+			}, loaded.Path)
 		},
 	}
 	a = newAsked(cmd.Flags())

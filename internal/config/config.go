@@ -48,6 +48,17 @@ const (
 	OffloadOff  OffloadGSO = "off"  // packets of the MTU only
 )
 
+// Sandbox says whether a daemon that is set up gives up the privileges and files
+// that it needs no more.
+type Sandbox string
+
+// The ways to be confined.
+const (
+	SandboxAuto Sandbox = "auto" // as far as the kernel can
+	SandboxOn   Sandbox = "on"   // files too, or do not start
+	SandboxOff  Sandbox = "off"  // not at all
+)
+
 // Config is everything `aarptun run` can be told. [Default] has the value of
 // each key that is not given; [Config.Validate] holds the rules.
 type Config struct {
@@ -121,6 +132,9 @@ type Config struct {
 	// DrainTimeout is how long flows may go on after a stop was asked for.
 	DrainTimeout time.Duration
 
+	// Sandbox says what the daemon gives up once it is set up.
+	Sandbox Sandbox
+
 	LogLevel  slog.Level
 	LogFormat string // "text" or "json"
 
@@ -182,7 +196,7 @@ func Default() Config {
 			Opening: 4096, OpeningPerClient: 2048, OpeningPerNetwork: 3072, OpeningPerAnycast: 1024,
 			UDPFlowsPerSecond: 10000, EchoesPerSecond: 10000,
 		},
-		Sticky: StickyHost, Select: SelectFirst, OffloadGSO: OffloadAuto,
+		Sticky: StickyHost, Select: SelectFirst, OffloadGSO: OffloadAuto, Sandbox: SandboxAuto,
 		AdminSocket: "/run/aarptun/admin.sock", StateDir: "/run/aarptun",
 		DrainTimeout: 2 * time.Second, PcapSize: 256e6,
 		LogLevel: slog.LevelInfo, LogFormat: "text",

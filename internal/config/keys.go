@@ -59,6 +59,8 @@ var keys = []Key{
 	{Name: "pcap", Fixed: true, Usage: "write what crosses the device to `FILE`, as pcapng for tshark and Wireshark", bind: func(c *Config) Value { return plainText{to: &c.Pcap} }},
 	{Name: "pcap-size", Fixed: true, Usage: "how large that file may become, at least 128Ki; what comes then is not written", bind: func(c *Config) Value { return size{&c.PcapSize} }},
 	{Name: "state-dir", Fixed: true, Usage: "`DIR` of the journal of changes to the host", bind: func(c *Config) Value { return plainText{to: &c.StateDir} }},
+	{Name: "sandbox", Fixed: true, Usage: "once set up, keep only the privileges and files that are needed: as far as the kernel can, or do not start, or not at all",
+		bind: func(c *Config) Value { return Word(&c.Sandbox, SandboxAuto, SandboxOn, SandboxOff) }},
 	{Name: "log-level", Usage: "debug, info, warn or error", bind: func(c *Config) Value { return LogLevel(&c.LogLevel) }},
 	{Name: "log-format", Fixed: true, Usage: "form of the log", bind: func(c *Config) Value { return Word(&c.LogFormat, "text", "json") }},
 	{Name: "cpu-profile", Fixed: true, Usage: "write what took CPU time to `FILE`, for 'go tool pprof'", bind: func(c *Config) Value { return plainText{to: &c.CPUProfile} }},

@@ -183,6 +183,10 @@ func (c Config) checkRest() error {
 		return wrong("select", "", "select %q: it must be first, rtt or spread", c.Select)
 	case c.DrainTimeout < 0 || c.DrainTimeout > time.Hour:
 		return wrong("drain-timeout", "", "drain timeout %v: it must be 0 to 1h", c.DrainTimeout)
+	case c.Sandbox != SandboxAuto && c.Sandbox != SandboxOn && c.Sandbox != SandboxOff:
+		return wrong("sandbox", "", "sandbox %q: it must be auto, on or off", c.Sandbox)
+	case c.Sandbox == SandboxOn && c.Netns != "":
+		return wrong("sandbox", "", "--sandbox on and --netns exclude each other: whether the namespace still has a process is seen among those of others")
 	case c.LogFormat != "text" && c.LogFormat != "json":
 		return wrong("log-format", "", "log format %q: it must be text or json", c.LogFormat)
 	}

@@ -28,15 +28,16 @@ import (
 
 // Run carries the configured prefixes until ctx ends, then puts everything
 // back; it returns nil if that was all there was to say. ready is called once,
-// when flows are carried. cfg must be valid.
-func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logger, ready func() error) (err error) {
+// when flows are carried. cfg must be valid. reads are files that are still to be
+// read then, besides those that cfg names: others are closed to the process.
+func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logger, ready func() error, reads ...string) (err error) {
 	raiseFiles()
 	host, ctx, leave, err := open(ctx, cfg)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, host.Close(), leave()) }()
-	house, err := build(cfg, version, host, log)
+	house, err := build(cfg, version, host, log, reads)
 	if err != nil {
 		return err
 	}
@@ -55,12 +56,13 @@ type house struct {
 	admin      *admin.Server
 	metrics    *metrics.Server // nil if nobody may ask
 	capture    *capture.Tap    // nil if nothing is written
+	confined   *confinement
 	log        *slog.Logger
 
 	carries chan struct{} // is closed when flows are carried
 }
 
-func build(cfg config.Config, version string, host *tun.Host, log *slog.Logger) (h *house, err error) {
+func build(cfg config.Config, version string, host *tun.Host, log *slog.Logger, reads []string) (h *house, err error) {
 	h = &house{host: host, log: log, carries: make(chan struct{})}
 	defer func() {
 		if err != nil {
@@ -104,12 +106,19 @@ func build(cfg config.Config, version string, host *tun.Host, log *slog.Logger) 
 		return h, err
 	}
 	h.admin, err = admin.Listen(cfg.AdminSocket, &source{house: h, cfg: cfg, version: version, started: time.Now()}, log)
+	if err != nil {
+		return h, err
+	}
+	h.confined, err = confine(cfg, reads)
 	return h, err
 }
 
 // discard frees the rooms of a house that never ran, those that were built.
 func (h *house) discard() error {
 	var errs []error
+	if h.admin != nil {
+		errs = append(errs, h.admin.Close())
+	}
 	if h.stack != nil {
 		errs = append(errs, h.stack.Close())
 	}
@@ -155,7 +164,7 @@ func (h *house) run(ctx context.Context, cfg config.Config, ready func() error) 
 	err := h.serve(ctx, failed, cfg, ready)
 	end()
 	err = errors.Join(err, group.Wait())
-	return errors.Join(err, h.kernel.Close())
+	return errors.Join(err, h.kernel.Close(), h.confined.close())
 }
 
 // carry carries packets. A device that was deleted is told from one that fails.
@@ -181,6 +190,7 @@ func (h *house) serve(ctx, failed context.Context, cfg config.Config, ready func
 			h.log.Info("the process may open few files, so it carries fewer flows: raise its limit (ulimit -n, LimitNOFILE=)",
 				"files", mayOpen(), "flows", limits.Flows, "udp_flows", limits.UDPFlows)
 		}
+		h.confined.tell(h.log)
 		h.log.Info("carrying", "device", h.host.Name(), "mtu", h.host.MTU(), "offload_tcp", h.host.Offload().TCP, "offload_udp", h.host.Offload().UDP, "prefixes", cfg.Prefixes)
 		select {
 		case <-ctx.Done():

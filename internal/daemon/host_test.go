@@ -33,6 +33,12 @@ var notInside string
 
 func TestMain(m *testing.M) {
 	switch os.Getenv(insideVariable) {
+	case confinedRole:
+		if err := liveConfined(); err != nil {
+			fmt.Fprintln(os.Stderr, "confined:", err)
+			os.Exit(1)
+		}
+		os.Exit(0)
 	case memberRole:
 		fmt.Fprintln(os.Stderr, "the member:", serveAsMember())
 		os.Exit(1)
@@ -161,6 +167,7 @@ func onHost(t *testing.T) config.Config {
 	cfg.StateDir = t.TempDir()
 	cfg.AdminSocket = filepath.Join(cfg.StateDir, "admin.sock")
 	cfg.DrainTimeout = 0
+	cfg.Sandbox = config.SandboxOff // this process goes on to other tests
 	if err := cfg.Validate(); err != nil {
 		t.Fatal(err)
 	}
