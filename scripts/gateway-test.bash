@@ -212,6 +212,10 @@ own_addresses() {
 	flows_of own "[$AA]:$PORT" --tcp 10 --udp 5
 	flows_of own4 "$AA4:$PORT" --tcp 5 --udp 3
 	check "flows of all clients start" all_started
+	if command -v nft >/dev/null; then
+		on client nft flush ruleset # as a firewall does that is loaded anew
+		check "the table is put back when another program flushes it" eventually 5 says 'table inet aarptun-aarptun0' on client nft list ruleset
+	fi
 	flips 11
 	check "flows of three clients survive 11 route flips, 0 broken" none_broke
 	route_to 1

@@ -84,7 +84,7 @@ func Open(c Config) (_ *Host, err error) {
 		}
 	}()
 	if c.Returns {
-		if h.returns, err = openReturns(*returnsOf(h.name, h.rules[0], familiesOf(c.Prefixes)), h.handle); err != nil {
+		if h.returns, err = openReturns(*returnsOf(h.name, h.rules[0]), h.handle); err != nil {
 			return nil, err
 		}
 		defer func() {
@@ -178,7 +178,7 @@ func (h *Host) inherit(d *directory, left []byte) error {
 	}
 	r := record{Version: 1, PID: os.Getpid(), Device: h.name, Rules: h.rules}
 	if h.returns != nil {
-		if err := h.returns.check(); err != nil {
+		if err := h.returns.check(familiesOf(h.prefixes)); err != nil {
 			return err
 		}
 		r.Returns = &h.returns.spec

@@ -33,12 +33,22 @@ type returnsSpec struct {
 	Families []int  `json:"families"` // netlink.FAMILY_V6, FAMILY_V4
 }
 
-// returnsOf is beside what c asks for: the next table, priority and mark.
-func returnsOf(name string, spec ruleSpec, families []int) *returnsSpec {
+// returnsOf is beside what the rules are: the next table, priority and mark. It is
+// of both families, since the prefixes may change.
+func returnsOf(name string, spec ruleSpec) *returnsSpec {
 	return &returnsSpec{
 		Filter: filterName(name), Table: spec.Table + 1, Priority: spec.Priority + 1,
-		Mark: spec.Mark + 1, Sockets: spec.Mark, Families: families,
+		Mark: spec.Mark + 1, Sockets: spec.Mark, Families: familiesHere(),
 	}
+}
+
+// familiesHere are those that the namespace of the calling thread has.
+func familiesHere() []int {
+	disabled, err := os.ReadFile("/proc/sys/net/ipv6/conf/lo/disable_ipv6")
+	if err != nil || strings.TrimSpace(string(disabled)) != "0" {
+		return []int{netlink.FAMILY_V4}
+	}
+	return []int{netlink.FAMILY_V6, netlink.FAMILY_V4}
 }
 
 // filterName is the name of the table of nftables for a device. nft(8) lets no
@@ -128,14 +138,15 @@ func noFilter(err error) error {
 	return fmt.Errorf("%w: packets to clients' addresses cannot be told from others: load the modules with 'modprobe -a nft_socket nft_tproxy', or do without --preserve-source: %v", ErrConfig, err)
 }
 
-// check refuses what would not work, before anything is changed.
-func (r *returns) check() error {
+// check refuses what would not work for prefixes of these families, before
+// anything is changed.
+func (r *returns) check(families []int) error {
 	if err := checkTable(r.handle, r.spec.Table); err != nil {
 		return err
 	}
 	// The look-up by which the kernel verifies a source would then meet our rule.
 	value, err := os.ReadFile("/proc/sys/net/ipv4/conf/all/src_valid_mark")
-	if err == nil && strings.TrimSpace(string(value)) == "1" && slices.Contains(r.spec.Families, netlink.FAMILY_V4) {
+	if err == nil && strings.TrimSpace(string(value)) == "1" && slices.Contains(families, netlink.FAMILY_V4) {
 		return fmt.Errorf("%w: net.ipv4.conf.all.src_valid_mark is 1, and the kernel would drop what IPv4 members answer: sysctl -w net.ipv4.conf.all.src_valid_mark=0, or do without --preserve-source", ErrConfig)
 	}
 	return nil

@@ -19,7 +19,7 @@ func returnsConfig(dir string) Config {
 func isolateFilter(t *testing.T) {
 	t.Helper()
 	isolateTUN(t)
-	r, err := openReturns(*returnsOf(testDevice, ruleSpec{Table: 300, Priority: 300, Mark: 300}, []int{2, 10}), nil)
+	r, err := openReturns(*returnsOf(testDevice, ruleSpec{Table: 300, Priority: 300, Mark: 300}), nil)
 	must(t, err)
 	defer func() { must(t, r.close()) }()
 	err = r.setFilter()
@@ -161,6 +161,37 @@ func TestReturnsOfAnotherRun(t *testing.T) {
 	check(t, "removed from a living run", mustCleanUp(t, dir, false).Removed)
 	must(t, h.Close())
 	unchanged(t, before)
+}
+
+// They are of both families whatever the prefixes are, but not of one that the
+// host has not.
+func TestReturnsOfOneFamily(t *testing.T) {
+	t.Run("IPv6 prefixes", func(t *testing.T) {
+		isolateFilter(t)
+		sysctl(t, "net.ipv4.conf.all.src_valid_mark", "1") // which only keeps IPv4 from being carried
+		before := networkState(t)
+		c := returnsConfig(t.TempDir())
+		c.Prefixes = c.Prefixes[:1]
+		h := mustOpen(t, c)
+		must(t, h.AddRoutes())
+		wantReturns(t)
+		must(t, h.Close())
+		unchanged(t, before)
+	})
+	t.Run("no IPv6", func(t *testing.T) {
+		isolateFilter(t)
+		sysctl(t, "net.ipv6.conf.all.disable_ipv6", "1")
+		before := networkState(t)
+		c := returnsConfig(t.TempDir())
+		c.Prefixes = c.Prefixes[1:]
+		h := mustOpen(t, c)
+		must(t, h.AddRoutes())
+		if n := strings.Count(networkState(t), "lookup 171"); n != 1 {
+			t.Errorf("%d rules lead return packets, want that of IPv4 alone", n)
+		}
+		must(t, h.Close())
+		unchanged(t, before)
+	})
 }
 
 func TestReturnsAreRefused(t *testing.T) {
