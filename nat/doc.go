@@ -33,6 +33,9 @@
 // flow has been idle. Echo is carried request by request; its flow outlives the
 // requests by a minute so that one ping run sees one member.
 //
+// The member sees an address of this host, or with [Config.Source] the one that it
+// says, such as the client's own.
+//
 // [Kernel] makes the outside sockets, reads from their error queues what the
 // network says about them, and tells flows of their events.
 //

@@ -37,6 +37,10 @@
 // rules are listed, told apart here, and only deleted while ours is the one that
 // the kernel would find.
 //
+// Sockets may bear the address of another host, a client on a LAN behind this
+// one. Then packets to that address are led to them, and not on to the client, by
+// a table of nftables, a rule and a route (returns.go), for which the same holds.
+//
 // What another program takes away meanwhile is put back ([Host.Watch]). The
 // kernel tells of each change of links, routes and rules; whatever it tells is
 // only a reason to look, and what is missing is found by listing what there is.

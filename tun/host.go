@@ -169,6 +169,9 @@ func (h *Host) inherit(d *directory, left []byte) error {
 		return err
 	}
 	for _, r := range living {
+		if mark, clash := h.clash(r); clash {
+			return fmt.Errorf("%w: process %d uses the mark %#x for its device %s: choose another with --fwmark", ErrConfig, r.PID, mark, r.Device)
+		}
 		if r.uses(h.table) || h.returns != nil && r.uses(h.returns.spec.Table) {
 			return fmt.Errorf("%w: process %d has table %d for its device %s: choose another with --table", ErrTableTaken, r.PID, h.table, r.Device)
 		}

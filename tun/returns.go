@@ -176,6 +176,20 @@ func (r *returns) set() error {
 	return r.setFilter()
 }
 
+// clash is the mark, if there is one, that one of two runs has for its sockets and
+// the other for return packets: what the sockets send would be led to this host.
+func (h *Host) clash(r record) (mark uint32, clash bool) {
+	ours := h.rules[0].Mark
+	if r.Returns != nil && r.Returns.Mark == ours {
+		return ours, true
+	}
+	if h.returns == nil {
+		return 0, false
+	}
+	mark = h.returns.spec.Mark
+	return mark, slices.ContainsFunc(r.Rules, func(s ruleSpec) bool { return s.Mark == mark })
+}
+
 // setFilter makes the table anew, at one stroke.
 func (r *returns) setFilter() error {
 	table := &nftables.Table{Name: r.spec.Filter, Family: nftables.TableFamilyINet}

@@ -158,6 +158,14 @@ func TestReturnsOfAnotherRun(t *testing.T) {
 	if _, err := Open(c); !errors.Is(err, ErrTableTaken) {
 		t.Errorf("a run with the table of return packets: %v, want %v", err, ErrTableTaken)
 	}
+	c.Table, c.Mark = 180, 0xab
+	if _, err := Open(c); !errors.Is(err, ErrConfig) || !strings.Contains(err.Error(), "0xab") {
+		t.Errorf("a run whose sockets have the mark of return packets: %v", err)
+	}
+	c.Mark, c.Returns = 0xa9, true
+	if _, err := Open(c); !errors.Is(err, ErrConfig) || !strings.Contains(err.Error(), "0xaa") {
+		t.Errorf("a run whose return packets have the mark of sockets: %v", err)
+	}
 	check(t, "removed from a living run", mustCleanUp(t, dir, false).Removed)
 	must(t, h.Close())
 	unchanged(t, before)
