@@ -1,5 +1,5 @@
 # One line a target; `make demo` and `make test` do their own set-up.
-.PHONY: all build demo test fidelity members gateway attack soak flood bench profile lint fuzz reference clean
+.PHONY: all build demo test fidelity members gateway faults attack soak flood bench profile lint fuzz reference clean
 
 all: build
 
@@ -9,6 +9,8 @@ demo: ; scripts/netns-test.sh --demo
 
 members: ; scripts/members-test.sh
 gateway: ; scripts/gateway-test.sh
+
+faults: ; scripts/fault-test.sh
 
 attack: ; scripts/attack.sh
 

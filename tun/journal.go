@@ -200,7 +200,7 @@ func (j *journal) write(r record) error {
 		err = j.file.Sync()
 	}
 	if err != nil {
-		return fmt.Errorf("tun: write %s: %w", j.path, err)
+		return fmt.Errorf("%w: no journal can be written: %w: make room, or choose another directory with --state-dir", ErrConfig, err)
 	}
 	return nil
 }

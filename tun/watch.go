@@ -18,7 +18,7 @@ const (
 
 	// A repair is made at once, but for one that follows another: ip(8) flushes in
 	// rounds until nothing is left, and must not be kept busy.
-	apart = 10 * time.Millisecond
+	apart = time.Millisecond
 	// So are burst repairs in burstIn. Whoever takes away more than that means it,
 	// and then they are as far apart as slowFirst, and twice as far each time, up
 	// to slowLast.

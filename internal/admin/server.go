@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"log/slog"
 	"net"
 	"net/http"
@@ -89,39 +90,49 @@ func wrongPath(err error) error {
 	return fmt.Errorf("%w: %w: choose another with --admin-socket", ErrPath, err)
 }
 
-// listen makes the socket in a directory of ours; it shows up under its name
-// only when its mode is right, so that there is no moment in which others
-// could connect.
+// listen makes the socket under another name, and gives it its own when it listens
+// and only the owner can connect, so that there is no moment in which others could,
+// or in which somebody takes it for a dead one.
 func (s *Server) listen() error {
-	private, err := os.MkdirTemp(filepath.Dir(s.path), ".admin-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(private) //nolint:errcheck // only an empty directory is left, and the next start makes its own
-	// The longer path of the private directory might not fit into an address
-	// (unix(7), 107 bytes), so it is named by its descriptor.
-	dir, err := os.Open(private)
+	// The other name's path might not fit into an address (unix(7), 107 bytes), so
+	// the directory is named by its descriptor.
+	dir, err := os.Open(filepath.Dir(s.path))
 	if err != nil {
 		return err
 	}
 	defer dir.Close() //nolint:errcheck // nothing was written
-	made := fmt.Sprintf("/proc/self/fd/%d/s", dir.Fd())
-	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: made, Net: "unix"})
+	made := fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(unnamed(s.path)))
+	config := net.ListenConfig{Control: ownersOnly}
+	opened, err := config.Listen(context.Background(), "unix", made) // it does not wait
 	if err != nil {
 		return err
 	}
+	listener := opened.(*net.UnixListener)
 	listener.SetUnlinkOnClose(false) // it will have moved
-	if err = os.Chmod(made, socketMode); err == nil {
-		err = os.Rename(made, s.path)
+	if err := os.Rename(made, s.path); err != nil {
+		return errors.Join(err, listener.Close(), os.Remove(made))
 	}
-	if err == nil {
-		s.socket, err = os.Lstat(s.path)
-	}
-	if err != nil {
+	if s.socket, err = os.Lstat(s.path); err != nil {
 		return errors.Join(err, listener.Close())
 	}
 	s.listener = netutil.LimitListener(listener, maxConns)
 	return nil
+}
+
+// unnamed is where the socket of path is before it has its name. It is left there
+// if its owner is killed at that moment.
+func unnamed(path string) string {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(filepath.Base(path))) // never fails
+	return filepath.Join(filepath.Dir(path), fmt.Sprintf(".admin-%08x", h.Sum32()))
+}
+
+// ownersOnly sets the mode that the socket will have in the file system: bind(2)
+// takes it over from the socket itself.
+func ownersOnly(_, _ string, c syscall.RawConn) error {
+	var failed error
+	err := c.Control(func(fd uintptr) { failed = syscall.Fchmod(int(fd), socketMode) })
+	return errors.Join(err, failed)
 }
 
 // follow counts the connections. A new one is reported by the goroutine that
@@ -138,19 +149,33 @@ func (s *Server) follow(_ net.Conn, state http.ConnState) {
 // RemoveStale removes the socket of a daemon that is dead, and reports whether
 // there was one. A socket that is answered is [ErrInUse].
 func RemoveStale(path string) (removed bool, err error) {
-	stale, err := IsStale(path)
-	if err != nil || !stale {
-		return false, err
+	for _, name := range []string{path, unnamed(path)} {
+		stale, err := isStale(name)
+		if err != nil {
+			return removed, err
+		}
+		if !stale {
+			continue
+		}
+		if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return removed, fmt.Errorf("admin: %w", err)
+		}
+		removed = true
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return false, fmt.Errorf("admin: %w", err)
-	}
-	return true, nil
+	return removed, nil
 }
 
 // IsStale reports whether there is the socket of a daemon that is dead. A
 // socket that is answered is [ErrInUse], and anything else [ErrPath].
 func IsStale(path string) (bool, error) {
+	stale, err := isStale(path)
+	if err != nil || stale {
+		return stale, err
+	}
+	return isStale(unnamed(path))
+}
+
+func isStale(path string) (bool, error) {
 	info, err := os.Lstat(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return false, nil
@@ -160,6 +185,14 @@ func IsStale(path string) (bool, error) {
 	}
 	if info.Mode().Type() != os.ModeSocket {
 		return false, wrongPath(fmt.Errorf("%s exists and is not a socket", path))
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return false, wrongPath(err)
+	}
+	defer dir.Close() //nolint:errcheck // nothing was written
+	if len(path) > maxAddress {
+		path = fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(path))
 	}
 	conn, err := net.DialTimeout("unix", path, time.Second)
 	if err == nil {
@@ -173,6 +206,9 @@ func IsStale(path string) (bool, error) {
 	}
 	return true, nil
 }
+
+// maxAddress is how long the path in an address may be (unix(7)).
+const maxAddress = 107
 
 // Run answers until ctx ends; then it closes the socket, removes it, and
 // returns when no request is being answered any more.

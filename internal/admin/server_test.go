@@ -76,6 +76,31 @@ func TestStaleSocketIsReplaced(t *testing.T) {
 	}
 }
 
+// A start that was killed before its socket had its name leaves it under another.
+func TestHalfMadeSocketIsRemoved(t *testing.T) {
+	for _, path := range []string{socketPath(t), "/proc/self/cwd/" + strings.Repeat("x", 92)} {
+		t.Chdir(t.TempDir())
+		config := net.ListenConfig{Control: ownersOnly}
+		dead, err := config.Listen(t.Context(), "unix", filepath.Base(unnamed(path)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		dead.(*net.UnixListener).SetUnlinkOnClose(false)
+		if err := errors.Join(dead.Close(), os.Rename(filepath.Base(unnamed(path)), unnamed(path))); err != nil {
+			t.Fatal(err)
+		}
+		if stale, err := IsStale(path); !stale || err != nil {
+			t.Errorf("IsStale: %v, %v", stale, err)
+		}
+		if removed, err := RemoveStale(path); !removed || err != nil {
+			t.Errorf("RemoveStale: %v, %v", removed, err)
+		}
+		if list := names(t, filepath.Dir(path)); len(list) != 0 {
+			t.Errorf("left: %v", list)
+		}
+	}
+}
+
 func TestLiveSocketIsRefusedAndLivesOn(t *testing.T) {
 	path := socketPath(t)
 	serve(t, path, newFixed())

@@ -1,6 +1,7 @@
 // Command lab is every host of the end-to-end lab but the translator: the
 // servers, the clients that check each byte, ping, the ear on the router's
-// wire, and the attackers off and on the path. It needs nothing that a fresh machine has not.
+// wire, the attackers off and on the path, systemd, and who abuses a socket. It
+// needs nothing that a fresh machine has not.
 package main
 
 import (
@@ -24,6 +25,8 @@ var commands = map[string]func(args []string) error{
 	"stream":    stream,
 	"forge":     forge,
 	"intercept": intercept,
+	"notify":    notify,
+	"abuse":     abuse,
 }
 
 func main() {
