@@ -35,6 +35,7 @@ var rooms = map[string][]string{
 	"scripts/soak":     {"internal/admin", "nat"},
 	"scripts/bench":    {},
 	"scripts/pages":    {},
+	"scripts/sbom":     {},
 }
 
 // homes says where each big library lives: it is imported in one room only, so
