@@ -1,9 +1,22 @@
 # One line a target; `make demo` and `make test` do their own set-up.
 .PHONY: all build demo test fidelity members gateway faults attack soak flood bench profile lint fuzz reference clean
+.PHONY: share dist install uninstall
 
-all: build
+all: build share
 
 build: ; CGO_ENABLED=0 go build -trimpath -o bin/aarptun ./cmd/aarptun
+
+share: build ; AARPTUN=$(CURDIR)/bin/aarptun scripts/share.sh bin/share
+
+dist: ; scripts/dist.sh
+
+install uninstall: export PREFIX := $(PREFIX)
+install uninstall: export SYSCONFDIR := $(SYSCONFDIR)
+install uninstall: export DESTDIR := $(DESTDIR)
+
+install: ; scripts/install.sh
+
+uninstall: ; scripts/install.sh --uninstall
 
 demo: ; scripts/netns-test.sh --demo
 
