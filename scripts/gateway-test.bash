@@ -117,9 +117,17 @@ carried() {
 	for n in 1 2 3; do one_client $n; done
 	check "a closed port is refused" fails_with ECONNREFUSED from 1 connect "[$AA]:7999"
 	check "for UDP too" fails_with ECONNREFUSED from 1 udp "[$AA]:7999"
+	hops
 	check "an address nobody has is unreachable" fails_with EHOSTUNREACH from 2 connect --timeout 5s "[$DEAD]:$PORT"
 	check "a ping of 60,000 bytes, in fragments" says "^from=$AA bytes=60000\$" from 1 ping --size 60000 $AA
 	check "IPv4: so it does" says "^from=$AA4 bytes=60000\$" from 1 ping --size 60000 $AA4
+}
+
+# hops: a datagram's hop limit ends at the router behind the gateway, which says so.
+hops() {
+	check "that a hop limit has ended is told to the client" fails_with EHOSTUNREACH from 1 udp --hops 2 "[$AA]:$PORT"
+	check "IPv4: so it is" fails_with EHOSTUNREACH from 2 udp --hops 2 "$AA4:$PORT"
+	check "one more leads to the member" from 1 udp --hops 3 "[$AA]:$PORT"
 }
 
 # narrow: nobody at the ends knows of the link in between, and routers tell.
@@ -206,6 +214,7 @@ own_addresses() {
 	check "a closed port is refused" fails_with ECONNREFUSED from 1 connect "[$AA]:7999"
 	check "for UDP too" fails_with ECONNREFUSED from 1 udp "[$AA]:7999"
 	check "IPv4: so it is" fails_with ECONNREFUSED from 2 udp "$AA4:7999"
+	hops
 	check "what a client sends to the member itself goes its own way" says "^peer=\\[$UA1\\]:$PORT local=${CLIENTS[1]} member=m1\$" from 1 connect "[$UA1]:$PORT"
 	check "UDP of 8,000 bytes, in fragments" from 2 flows --to "[$AA]:$PORT" --udp 1 --datagram 8000 --for 0s --tag big
 	check "IPv4: so it is" from 2 flows --to "$AA4:$PORT" --udp 1 --datagram 8000 --for 0s --tag big4

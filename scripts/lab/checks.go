@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -11,11 +12,17 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // one reads the flags that the single checks share.
 func one(name string, args []string) (to string, timeout time.Duration) {
-	f := flag.NewFlagSet(name, flag.ExitOnError)
+	return oneWith(flag.NewFlagSet(name, flag.ExitOnError), args)
+}
+
+// oneWith is one with flags of the check's own.
+func oneWith(f *flag.FlagSet, args []string) (to string, timeout time.Duration) {
 	t := f.Duration("timeout", 3*time.Second, "how long to wait")
 	_ = f.Parse(args) // exits on error
 	return f.Arg(0), *t
@@ -78,9 +85,11 @@ func halfClose(args []string) error {
 
 // udp sends one datagram from a socket that is not connected, so that the
 // answer's source can be seen, and one from a connected socket, which hears of
-// ICMP errors.
+// ICMP errors. With --hops the connected one has that hop limit.
 func udp(args []string) error {
-	to, timeout := one("udp", args)
+	f := flag.NewFlagSet("udp", flag.ExitOnError)
+	hops := f.Int("hops", 0, "hop limit; 0 is the host's own")
+	to, timeout := oneWith(f, args)
 	raddr, err := net.ResolveUDPAddr("udp", to)
 	if err != nil {
 		return err
@@ -91,6 +100,11 @@ func udp(args []string) error {
 	}
 	defer func() { _ = connected.Close() }() // nothing is buffered in it
 	buf := make([]byte, 65536)
+	if *hops > 0 {
+		if err := limitHops(connected, raddr.IP.To4() != nil, *hops); err != nil {
+			return err
+		}
+	}
 	if err := ask(connected, timeout); err != nil {
 		return err
 	}
@@ -115,6 +129,24 @@ func udp(args []string) error {
 	name, _, _ := strings.Cut(string(buf[:n]), " ")
 	fmt.Printf("from=%v member=%s\n", netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), name)
 	return nil
+}
+
+// limitHops sets the hop limit, and has errors reported that are not fatal, such as
+// that it has ended (ip(7), IP_RECVERR).
+func limitHops(conn *net.UDPConn, v4 bool, hops int) error {
+	level, limit, report := unix.SOL_IPV6, unix.IPV6_UNICAST_HOPS, unix.IPV6_RECVERR
+	if v4 {
+		level, limit, report = unix.SOL_IP, unix.IP_TTL, unix.IP_RECVERR
+	}
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var set error
+	err = raw.Control(func(fd uintptr) {
+		set = errors.Join(unix.SetsockoptInt(int(fd), level, limit, hops), unix.SetsockoptInt(int(fd), level, report, 1))
+	})
+	return errors.Join(err, set)
 }
 
 func ask(conn *net.UDPConn, timeout time.Duration) error {
