@@ -223,6 +223,9 @@ own_addresses() {
 	check "flows of all clients start" all_started
 	if command -v nft >/dev/null; then
 		on client nft flush ruleset # as a firewall does that is loaded anew
+		on client nft 'table inet nat { chain post { type nat hook postrouting priority srcnat; oifname eth0 meta mark != 0xaa masquerade; }; }'
+		check "beside address translation by the uplink, but for aarptun's mark, the member sees the client" preserved 3
+		on client nft delete table inet nat
 		check "the table is put back when another program flushes it" eventually 5 says 'table inet aarptun-aarptun0' on client nft list ruleset
 	fi
 	flips 11

@@ -59,9 +59,9 @@ checks a file, with --reference it prints one with all keys.
 On a gateway the flows of the hosts behind it are carried too; 'aarptun doctor'
 says what must be set for that. Members see them come from the gateway, or with
 --preserve-source, for TCP and UDP, from each client's own address. Then what
-members send to the clients must come through the gateway, and without address
-translation; a table of nftables, and the routing table and mark that follow
---table and --fwmark, lead it to aarptun.
+members send to the clients must come through the gateway, and no address
+translation may be on the way; a table of nftables, and the routing table and
+mark that follow --table and --fwmark, lead it to aarptun.
 
 It needs root, or CAP_NET_ADMIN and CAP_NET_RAW and access to /dev/net/tun. Once
 it is set up it keeps CAP_NET_ADMIN alone, for all that it runs as root, and
