@@ -205,7 +205,7 @@ life() {
 	spawn "$TMP/notify.out" "$LAB" notify --socket "$TMP/notify.sock"
 	eventually 5 grep -q listening "$TMP/notify.out"
 	export NOTIFY_SOCKET=$TMP/notify.sock WATCHDOG_USEC=300000
-	start_aarptun --drain-timeout 5s
+	start_aarptun --drain-timeout 3s
 	unset NOTIFY_SOCKET WATCHDOG_USEC
 	check "each thread has CAP_NET_ADMIN and no more" promised
 	check "systemd hears that it is ready" eventually 5 grep -q READY=1 "$TMP/notify.out"
@@ -222,7 +222,7 @@ life() {
 	flows=$SPAWNED
 	check "systemd hears of the flows" eventually 15 grep -q 'STATUS=carrying 13 flows' "$TMP/notify.out"
 	kill "$DAEMON"
-	check "a stop is said" eventually 5 grep -q 'STOPPING=1.*5s' "$TMP/notify.out"
+	check "a stop is said" eventually 5 grep -q 'STOPPING=1.*3s' "$TMP/notify.out"
 	check "meanwhile a new flow meets silence" fails_with TIMEOUT lab connect --timeout 500ms "[$AA]:$PORT"
 	check "flows that end by themselves end well, 0 broken" none_broke drain "$flows"
 	wait "$DAEMON" || status=$?
@@ -236,6 +236,33 @@ life() {
 	check "the device is deleted: it ends with exit code 1" test "$status" = 1
 	check "and says why" grep -q '^aarptun: tun: the device is gone: another program has deleted aarptun0' "$TMP/aarptun.log"
 	check "the host is as before" same
+	as_user
+}
+
+# as_user: another user starts it, with two ambient capabilities, as a unit does.
+as_user() {
+	local uid=4242 dir=/run/as-user status=0
+	mkdir -p "$TMP/dev" "$dir"
+	if ! command -v setpriv >/dev/null || ! mount -t tmpfs -o mode=755,dev tmpfs "$TMP/dev" || ! mknod -m 666 "$TMP/dev/tun" c 10 200 2>/dev/null ||
+		! mount --bind "$TMP/dev" /dev/net || ! chown $uid "$dir" 2>/dev/null; then
+		echo "# skipped: there is no other user here, or no setpriv, or no device can be made for one"
+		umount /dev/net "$TMP/dev" 2>/dev/null || true
+		return
+	fi
+	cp "$AARPTUN" "$dir/aarptun"
+	remember
+	: >"$TMP/ready"
+	ip netns exec client setpriv --reuid $uid --regid $uid --clear-groups --inh-caps=+net_admin,+net_raw --ambient-caps=+net_admin,+net_raw \
+		"$dir/aarptun" run -p $PREFIX --state-dir "$dir" --admin-socket "$dir/admin.sock" >"$TMP/ready" 2>>"$TMP/aarptun.log" &
+	DAEMON=$!
+	PIDS+=("$DAEMON")
+	check "another user starts it" eventually 5 grep -qx ready "$TMP/ready"
+	check "it has CAP_NET_ADMIN and no more" says '^CapEff:.0000000000001000$' grep CapEff "/proc/$DAEMON/status"
+	check "it carries" lab connect --timeout 5s "[$AA]:$PORT"
+	check "it ends with exit code 0" stop "$DAEMON"
+	check "the host is as before" same
+	check "and nothing of it is left in its directory" test "$(ls -A "$dir")" = aarptun
+	umount /dev/net "$TMP/dev"
 }
 
 run_in() { # run_in DIR FLAGS...: in the foreground

@@ -41,6 +41,7 @@ func (h *Host) lendAddresses() error {
 		if err := addAddress(h.handle, h.link, addressOf(family)); err != nil {
 			return err
 		}
+		h.lent = append(h.lent, addressOf(family))
 	}
 	return nil
 }

@@ -47,6 +47,7 @@ type Host struct {
 	table    int
 	mode     OffloadMode
 	lend     bool // addresses
+	lent     []netip.Addr
 	prefixes []netip.Prefix
 	rules    []ruleSpec
 	returns  *returns // nil if that was not asked for

@@ -21,11 +21,14 @@ type notices struct {
 }
 
 // subscribe asks for what may concern h, in the namespace of the calling thread:
-// changes to links, routes and rules (rtnetlink(7)), and to the tables of nftables
-// if h has one.
+// changes to links, routes and rules (rtnetlink(7)), and to addresses and to tables
+// of nftables if h has any.
 func (h *Host) subscribe() error {
 	err := h.listenTo(h.concerns, unix.NETLINK_ROUTE, unix.RTNLGRP_LINK,
 		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE)
+	if err == nil && h.lend {
+		err = h.listenTo(h.concerns, unix.NETLINK_ROUTE, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR)
+	}
 	if err == nil && h.returns != nil {
 		err = h.listenTo(isDeletedTable, unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES)
 	}
@@ -119,13 +122,15 @@ func processOf(port uint32) int {
 }
 
 // concerns reports whether a message tells of the device, of a route in a table
-// of ours, or of a rule that has gone.
+// of ours, or of a rule or an address that has gone.
 func (h *Host) concerns(m syscall.NetlinkMessage) bool {
 	switch m.Header.Type {
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
 		return len(m.Data) >= unix.SizeofIfInfomsg && int(nl.DeserializeIfInfomsg(m.Data).Index) == h.link.Attrs().Index
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
 		return len(m.Data) >= unix.SizeofRtMsg && h.uses(tableOf(m.Data))
+	case unix.RTM_DELADDR:
+		return len(m.Data) >= unix.SizeofIfAddrmsg && int(nl.DeserializeIfAddrmsg(m.Data).Index) == h.link.Attrs().Index
 	case unix.RTM_DELRULE:
 		return true // there are few
 	}

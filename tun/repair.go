@@ -46,6 +46,11 @@ func (h *Host) repair() (back []string, err error) {
 	if back, err = h.repairLink(); err != nil {
 		return back, err
 	}
+	addresses, err := h.repairAddresses()
+	back = append(back, addresses...)
+	if err != nil {
+		return back, err
+	}
 	routes, err := h.repairRoutes()
 	back = append(back, routes...)
 	if err != nil {
@@ -85,6 +90,28 @@ func (h *Host) repairLink() (back []string, err error) {
 			return back, fmt.Errorf("tun: set %s up again: %w", h.name, err)
 		}
 		back = append(back, h.name+" up")
+	}
+	return back, nil
+}
+
+// repairAddresses puts back what was lent: an IPv6 address goes when its device is
+// set down.
+func (h *Host) repairAddresses() (back []string, err error) {
+	if len(h.lent) == 0 {
+		return nil, nil
+	}
+	there, err := whole(func() ([]netlink.Addr, error) { return h.handle.AddrList(h.link, netlink.FAMILY_ALL) })
+	if err != nil {
+		return nil, fmt.Errorf("tun: list the addresses of %s: %w", h.name, err)
+	}
+	for _, a := range h.lent {
+		if slices.ContainsFunc(there, func(t netlink.Addr) bool { return t.IP.Equal(a.AsSlice()) }) {
+			continue
+		}
+		if err := addAddress(h.handle, h.link, a); err != nil {
+			return back, err
+		}
+		back = append(back, fmt.Sprintf("address %v of %s", a, h.name))
 	}
 	return back, nil
 }

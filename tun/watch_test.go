@@ -315,6 +315,28 @@ func TestWatchPutsBackReturns(t *testing.T) {
 	}
 }
 
+// An address that the device was lent is put back, and no other.
+func TestWatchPutsBackTheLentAddress(t *testing.T) {
+	for remove, most := range map[string]uint64{"link set aarptun0 down": 1, "-4 addr flush dev aarptun0": 3, "addr del 100::1/128 dev aarptun0": 1} {
+		t.Run(remove, func(t *testing.T) {
+			isolateTUN(t)
+			c := testConfig(t.TempDir())
+			c.Address = true
+			w := watch(t, c)
+			all := networkState(t)
+			// The kernel adds an address's own route a little later.
+			for deadline := time.Now().Add(10 * time.Second); !strings.Contains(all, "local 100::1 ") && time.Now().Before(deadline); {
+				all = networkState(t)
+			}
+			if !strings.Contains(all, "local 100::1 ") || !strings.Contains(all, "192.0.0.1/32") {
+				t.Fatalf("no address is lent:\n%s", all)
+			}
+			ip(t, strings.Fields(remove)...)
+			w.repaired(t, all, 1, most)
+		})
+	}
+}
+
 // Messages of other processes, which anybody may send, are not listened to.
 func TestWatchListensToTheKernelAlone(t *testing.T) {
 	isolateTUN(t)
