@@ -11,11 +11,10 @@ import (
 
 // table is the one place that knows which flows exist.
 type table struct {
-	limits  Limits
-	echoes  bucket // requests
-	udpOpen bucket // new UDP flows
-
 	mu         sync.Mutex
+	limits     Limits
+	echoes     bucket // requests
+	udpOpen    bucket // new UDP flows
 	flows      map[Tuple]*flow
 	peak       int                       // the most flows since fewer last had an item
 	rest       bool                      // of many, some are left since then
@@ -50,6 +49,44 @@ func newTable(l Limits) *table {
 		fewer:      make(chan struct{}, 1),
 		lost:       func(*flow, string) {},
 	}
+}
+
+// setLimits counts for flows that are yet to come.
+func (t *table) setLimits(l Limits) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if l.EchoesPerSecond != t.limits.EchoesPerSecond {
+		t.echoes = newBucket(l.EchoesPerSecond)
+	}
+	if l.UDPFlowsPerSecond != t.limits.UDPFlowsPerSecond {
+		t.udpOpen = newBucket(l.UDPFlowsPerSecond)
+	}
+	t.limits = l
+	t.atLimit = 0
+	for _, n := range t.perClient {
+		if n >= l.FlowsPerClient {
+			t.atLimit++
+		}
+	}
+}
+
+// most returns how many flows there may be.
+func (t *table) most() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.limits.Flows
+}
+
+// within counts the flows to addresses in a prefix.
+func (t *table) within(p netip.Prefix) (n int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for tuple := range t.flows {
+		if p.Contains(tuple.Anycast.Addr()) {
+			n++
+		}
+	}
+	return n
 }
 
 // open enters a new flow, in state Resolving, or says why it may not be.

@@ -161,6 +161,74 @@ func TestLimitsForFewFiles(t *testing.T) {
 	}
 }
 
+// Limits that change count for flows that are yet to come, and what is counted
+// stays right.
+func TestLimitsChangeWhileFlowsExist(t *testing.T) {
+	table := newTable(DefaultLimits())
+	var flows []*flow
+	for port := range uint16(3) {
+		f, err := table.open(testTuple(UDP, port+1, 80), func() { t.Error("a flow was cut") })
+		if err != nil {
+			t.Fatal(err)
+		}
+		table.answered(f)
+		flows = append(flows, f)
+	}
+	want := func(what string, atLimit int, limit error) {
+		t.Helper()
+		if _, _, n, _ := table.size(); n != atLimit {
+			t.Errorf("%s: %d clients are at the limit, want %d", what, n, atLimit)
+		}
+		f, err := table.open(testTuple(UDP, 99, 80), func() {})
+		if err != limit {
+			t.Errorf("%s: %v, want %v", what, err, limit)
+		}
+		if err == nil {
+			table.close(f)
+		}
+	}
+	want("at first", 0, nil)
+	fewer := DefaultLimits()
+	fewer.FlowsPerClient = 2
+	table.setLimits(fewer)
+	want("fewer than there are", 1, LimitFlowsPerClient)
+	table.close(flows[0])
+	want("as many", 1, LimitFlowsPerClient)
+	table.close(flows[1])
+	want("one less", 0, nil)
+	rate := DefaultLimits()
+	rate.UDPFlowsPerSecond = 1
+	table.setLimits(rate)
+	want("one a second", 0, nil)
+	want("one a second, again", 0, LimitUDPRate)
+	table.setLimits(DefaultLimits())
+	want("as at first", 0, nil)
+	if n := table.within(netip.MustParsePrefix("::/0")) + table.within(netip.MustParsePrefix("0.0.0.0/0")); n != 1 {
+		t.Errorf("%d flows anywhere", n)
+	}
+	table.close(flows[2])
+	if flows, _, atLimit, _ := table.size(); flows != 0 || atLimit != 0 {
+		t.Errorf("%d flows are left, %d at the limit", flows, atLimit)
+	}
+}
+
+// With as many files as the limits want, none of them is lowered.
+func TestFilesForLimits(t *testing.T) {
+	for i := range 2000 {
+		l := Limits{
+			Flows: 1 + i*37%9000, FlowsPerClient: 1 + i*53%9000, FlowsPerNetwork: 1 + i*71%9000, UDPFlows: 1 + i*89%9000,
+			Opening: 1 + i*97%3000, OpeningPerClient: 1 + i*101%3000, OpeningPerNetwork: 1 + i*103%3000, OpeningPerAnycast: 1 + i*107%3000,
+			EchoesPerSecond: 1, UDPFlowsPerSecond: 1,
+		}
+		if got := l.For(l.Files()); got != l {
+			t.Fatalf("%+v with %d files: %+v", l, l.Files(), got)
+		}
+	}
+	if files := DefaultLimits().Files(); files > EnoughFiles {
+		t.Errorf("%d files are enough for the default limits, and EnoughFiles is %d", files, EnoughFiles)
+	}
+}
+
 func TestTableIsEmptyAfterItsFlows(t *testing.T) {
 	table := newTable(DefaultLimits())
 	f, err := table.open(testTuple(TCP, 1, 80), func() {})

@@ -140,6 +140,19 @@ func (t *Translator) Run(ctx context.Context) error {
 // Flows returns the flows as they stand now, oldest first.
 func (t *Translator) Flows() []FlowInfo { return t.table.snapshot() }
 
+// FlowsWithin returns how many flows there are to addresses in a prefix.
+func (t *Translator) FlowsWithin(p netip.Prefix) int { return t.table.within(p) }
+
+// SetLimits replaces the limits, or returns an error that names the one that is
+// wrong. Flows that exist stay, even where they are more than may be now.
+func (t *Translator) SetLimits(l Limits) error {
+	if err := l.validate(); err != nil {
+		return err
+	}
+	t.table.setLimits(l)
+	return nil
+}
+
 // Fewer has an item when far fewer flows are left than there were, many: it is
 // time to give their memory back.
 func (t *Translator) Fewer() <-chan struct{} { return t.table.fewer }
@@ -216,7 +229,7 @@ func (t *Translator) Stats() Stats {
 		}
 	}
 	return Stats{
-		Flows: flows, Opening: opening, ClientsAtLimit: atLimit, TCP: protos[TCP], UDP: protos[UDP], Echo: protos[Echo], Most: t.table.limits.Flows,
+		Flows: flows, Opening: opening, ClientsAtLimit: atLimit, TCP: protos[TCP], UDP: protos[UDP], Echo: protos[Echo], Most: t.table.most(),
 		Told: told, Dials: c.dials.snapshot(),
 		TCPOpened: c.tcpOpened.Load(), UDPOpened: c.udpOpened.Load(), EchoServed: c.echoServed.Load(),
 		BytesOut: c.bytesOut.Load(), BytesIn: c.bytesIn.Load(),

@@ -34,7 +34,7 @@ func isSilence(err error) bool { return errors.Is(err, ErrNoAnswer) || errors.Is
 // static ones, or the first that answers, and where more are of use also those
 // on other paths.
 func (r *Resolver) discover(policy Policy, aa netip.Addr) ([]Pin, error) {
-	if uas := r.static[aa]; len(uas) > 0 {
+	if uas := r.rules.Load().Static[aa]; len(uas) > 0 {
 		return r.pinStatic(policy, aa, uas)
 	}
 	first, err := r.probe(policy, aa, 0, r.probeTimeout)
@@ -102,7 +102,7 @@ func (r *Resolver) pinStatic(policy Policy, aa netip.Addr, uas []netip.Addr) ([]
 			continue
 		}
 		r.stats.static.Add(1)
-		pins = append(pins, Pin{Anycast: aa, Member: ua, Method: staticMethod, Trust: policy.Trust(), Learned: now, Expires: now.Add(r.ttl)})
+		pins = append(pins, Pin{Anycast: aa, Member: ua, Method: staticMethod, Trust: policy.Trust(), Learned: now, Expires: now.Add(r.rules.Load().TTL)})
 	}
 	if len(pins) == 0 {
 		return nil, ErrUntrusted

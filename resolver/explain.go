@@ -38,7 +38,7 @@ type Heard struct {
 // but that it knows, as a look-up does, whose responder was heard of late.
 // The answers are in their order. The error is that of a look-up.
 func (r *Resolver) Explain(ctx context.Context, aa netip.Addr) ([]Heard, error) {
-	policy, ok := r.policyFor(aa)
+	policy, ok := r.rules.Load().policyFor(aa)
 	if !ok {
 		return nil, ErrOutside
 	}
@@ -104,7 +104,7 @@ func (r *Resolver) explainProber(ctx context.Context, policy Policy, aa netip.Ad
 }
 
 func (r *Resolver) explainStatic(policy Policy, aa netip.Addr) (heard []Heard) {
-	for _, ua := range r.static[aa] {
+	for _, ua := range r.rules.Load().Static[aa] {
 		heard = append(heard, r.explainAnswer(policy, aa, staticMethod, Answer{UA: ua}))
 	}
 	return heard

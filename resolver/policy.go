@@ -62,6 +62,9 @@ type Policy struct {
 	// Proof, if set, is PSK or Ed25519: what an answer must be proved by.
 	Proof      Trust
 	Unresolved Unresolved
+	// Keys stands for the keys that answers are proved by: what was proved by
+	// others counts no more.
+	Keys [32]byte
 }
 
 // Trust returns the level that the policy asks for.
@@ -110,16 +113,6 @@ const (
 	RefusedResponds Refusal = "the anycast address itself, whose responder was heard of late"
 )
 
-// policyFor returns the policy of the longest prefix that contains aa.
-func (r *Resolver) policyFor(aa netip.Addr) (Policy, bool) {
-	// The policies are sorted, longest prefix first.
-	i := slices.IndexFunc(r.policies, func(p Policy) bool { return p.Prefix.Contains(aa) })
-	if i < 0 {
-		return Policy{}, false
-	}
-	return r.policies[i], true
-}
-
 // judge says whether ua may be the member of aa: with "" it may. selfAnswer is
 // reported apart, since it is not always a refusal.
 func (r *Resolver) judge(p Policy, aa, ua netip.Addr) (refusal Refusal, selfAnswer bool) {
@@ -135,7 +128,7 @@ func (r *Resolver) judge(p Policy, aa, ua netip.Addr) (refusal Refusal, selfAnsw
 		}
 		return "", true
 	}
-	if _, inside := r.policyFor(ua); inside {
+	if r.rules.Load().carries(ua) {
 		return RefusedAnycast, false
 	}
 	if r.isLocal(ua) {

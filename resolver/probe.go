@@ -215,7 +215,7 @@ func (r *Resolver) consider(policy Policy, aa netip.Addr, method string, a Answe
 	if a.RTT > 0 {
 		r.stats.rtt[method].observe(a.RTT)
 	}
-	ttl := r.ttl
+	ttl := r.rules.Load().TTL
 	if a.Lifetime > 0 {
 		ttl = min(ttl, a.Lifetime)
 	}

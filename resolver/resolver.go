@@ -6,10 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/singleflight"
@@ -112,13 +112,13 @@ const (
 // goroutines. Probes run in goroutines of their own that [Resolver.Close]
 // waits for.
 type Resolver struct {
-	policies []Policy // longest prefix first
+	rules    atomic.Pointer[Rules] // replaced whole, under the cache's lock
 	probers  []Prober
 	isLocal  func(netip.Addr) bool
 	log      *slog.Logger
 	refusals *rate.Limiter // of log lines
 
-	ttl, negativeTTL, probeTimeout time.Duration
+	negativeTTL, probeTimeout time.Duration
 
 	life   context.Context // of the probes
 	end    context.CancelFunc
@@ -131,37 +131,31 @@ type Resolver struct {
 	selector selector
 	pace     *rate.Limiter // of discovery
 	cache    cache
-	static   map[netip.Addr][]netip.Addr
 	stats    counters
 }
 
 // New returns a Resolver, or an error that names what is wrong with c.
 func New(c Config) (*Resolver, error) {
-	for _, p := range c.Policies {
-		if err := p.validate(); err != nil {
-			return nil, err
-		}
+	rules := Rules{Policies: c.Policies, Static: c.Static, TTL: cmp.Or(c.TTL, defaultTTL)}
+	if err := rules.validate(); err != nil {
+		return nil, err
 	}
-	if len(c.Policies) == 0 {
-		return nil, errors.New("resolver: no anycast prefix to resolve")
-	}
-	if c.TTL < 0 || c.NegativeTTL < 0 || c.ProbeTimeout < 0 || c.MaxPins < 0 {
-		return nil, fmt.Errorf("resolver: TTL %v, negative TTL %v, probe timeout %v and %d pins must not be negative", c.TTL, c.NegativeTTL, c.ProbeTimeout, c.MaxPins)
+	if c.NegativeTTL < 0 || c.ProbeTimeout < 0 || c.MaxPins < 0 {
+		return nil, fmt.Errorf("resolver: negative TTL %v, probe timeout %v and %d pins must not be negative", c.NegativeTTL, c.ProbeTimeout, c.MaxPins)
 	}
 	if c.Sticky > Flow || c.Select > Spread || c.Stale < 0 {
 		return nil, fmt.Errorf("resolver: %v, %v and stale for %v: there are host, source and flow; first, rtt and spread; and stale must not be negative", c.Sticky, c.Select, c.Stale)
 	}
 	r := &Resolver{
-		policies: slices.Clone(c.Policies), probers: c.Probers, isLocal: c.IsLocal, log: c.Log,
-		refusals: rate.NewLimiter(rate.Every(time.Second), 10),
-		ttl:      cmp.Or(c.TTL, defaultTTL), negativeTTL: cmp.Or(c.NegativeTTL, defaultNegativeTTL),
+		probers: c.Probers, isLocal: c.IsLocal, log: c.Log,
+		refusals:     rate.NewLimiter(rate.Every(time.Second), 10),
+		negativeTTL:  cmp.Or(c.NegativeTTL, defaultNegativeTTL),
 		probeTimeout: cmp.Or(c.ProbeTimeout, defaultProbeTimeout),
 		cache:        newCache(cmp.Or(c.MaxPins, defaultMaxPins)),
 		selector:     newSelector(c.Sticky, c.Select, c.Stale),
 		pace:         rate.NewLimiter(discoverRate, Paths),
-		static:       maps.Clone(c.Static),
 	}
-	slices.SortStableFunc(r.policies, func(a, b Policy) int { return cmp.Compare(b.Prefix.Bits(), a.Prefix.Bits()) })
+	r.rules.Store(rules.own())
 	r.stats.rtt = make(map[string]*histogram)
 	for _, p := range r.probers {
 		r.stats.rtt[p.Name()] = new(histogram)
@@ -218,6 +212,9 @@ func (r *Resolver) Lookup(ctx context.Context, aa netip.Addr) (Pin, error) {
 
 func (r *Resolver) lookup(ctx context.Context, client, aa netip.Addr) (Pin, error) {
 	now := time.Now()
+	if r.rules.Load().passes(aa) {
+		return passing(aa, now), nil
+	}
 	if f := r.cache.find(&r.selector, client, aa, now); f.ok {
 		r.stats.hits.Add(1)
 		if f.renew && f.err == nil {
@@ -303,22 +300,33 @@ func (r *Resolver) ask(aa netip.Addr, needless func() bool) <-chan singleflight.
 		if needless() {
 			return []Pin{}, errNeedless
 		}
-		policy, ok := r.policyFor(aa)
-		if !ok {
-			return []Pin{}, ErrOutside
+		for {
+			rules := r.rules.Load()
+			if rules.passes(aa) {
+				return []Pin{passing(aa, time.Now())}, nil
+			}
+			policy, ok := rules.policyFor(aa)
+			if !ok {
+				return []Pin{}, ErrOutside
+			}
+			pins, err := r.discover(policy, aa)
+			if r.life.Err() != nil || r.remember(rules, aa, pins, err) {
+				return pins, err
+			}
+			// What was found was judged by rules that count no more.
 		}
-		pins, err := r.discover(policy, aa)
-		if r.life.Err() == nil {
-			r.remember(aa, pins, err)
-		}
-		return pins, err
 	})
 }
 
-func (r *Resolver) remember(aa netip.Addr, pins []Pin, err error) {
+// remember reports whether the rules by which the pins were judged still count;
+// only then are they kept.
+func (r *Resolver) remember(rules *Rules, aa netip.Addr, pins []Pin, err error) bool {
 	now := time.Now()
 	r.cache.mu.Lock()
 	defer r.cache.mu.Unlock()
+	if r.rules.Load() != rules {
+		return false
+	}
 	if err != nil {
 		r.stats.failures.Add(1)
 	}
@@ -334,6 +342,7 @@ func (r *Resolver) remember(aa netip.Addr, pins []Pin, err error) {
 		g.learn(pins, now, r.selector.stale)
 		r.selector.rank(g, now)
 	}
+	return true
 }
 
 // Suspect passes over ua for a while, because a flow could not be had there;

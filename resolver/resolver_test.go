@@ -320,7 +320,7 @@ func TestTrust(t *testing.T) {
 				policies = append(policies, policy)
 			}
 			r := newTest(t, Config{Policies: policies, IsLocal: func(a netip.Addr) bool { return a == addr("2001:db8:c::1") }})
-			chosen, _ := r.policyFor(tc.aa)
+			chosen, _ := r.rules.Load().policyFor(tc.aa)
 			if got, self := r.judge(chosen, tc.aa, tc.ua); got != tc.want || self != tc.wantSelf {
 				t.Errorf("judged %q, self-answer %v", got, self)
 			}
@@ -383,7 +383,7 @@ func TestLongestPrefixDecides(t *testing.T) {
 		{Prefix: netip.MustParsePrefix("2001:db8::/32")},
 		{Prefix: prefix, Unresolved: Reject},
 	}})
-	if p, _ := r.policyFor(aa); p.Unresolved != Reject {
+	if p, _ := r.rules.Load().policyFor(aa); p.Unresolved != Reject {
 		t.Errorf("policy: %+v", p)
 	}
 }

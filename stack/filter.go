@@ -166,7 +166,7 @@ func judgeICMP(message []byte, v6 bool) verdict {
 }
 
 func (s *Stack) isAnycast(a netip.Addr) bool {
-	for _, p := range s.prefixes {
+	for _, p := range *s.prefixes.Load() {
 		if p.Contains(a) {
 			return true
 		}

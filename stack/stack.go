@@ -103,7 +103,7 @@ const (
 type Stack struct {
 	device   Device
 	handler  Handler
-	prefixes []netip.Prefix
+	prefixes atomic.Pointer[[]netip.Prefix]
 	log      *slog.Logger
 	net      *gstack.Stack
 	link     *link
@@ -144,7 +144,7 @@ func New(d Device, h Handler, c Config) (*Stack, error) {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Stack{
-		device: d, handler: h, prefixes: slices.Clone(c.Prefixes), log: c.Log,
+		device: d, handler: h, log: c.Log,
 		pending:  pendingSYNs{limit: c.Handshakes, patience: cmp.Or(c.synPatience, defaultSYNPatience), syns: make(map[gstack.TransportEndpointID]*pendingSYN)},
 		udp:      udpFlows{flows: make(map[nat.Tuple]*udpInside)},
 		echoes:   make(chan struct{}, c.Echoes),
@@ -152,6 +152,7 @@ func New(d Device, h Handler, c Config) (*Stack, error) {
 		errors:   rate.NewLimiter(icmpErrorsPerSecond, icmpErrorsBurst),
 		refusals: rate.NewLimiter(refusalsPerSecond, refusalsPerSecond),
 	}
+	s.SetPrefixes(c.Prefixes)
 	s.life, s.end = context.WithCancel(context.Background())
 	s.link = newLink(d, c, &s.stats)
 	if err := s.buildNet(c.clock); err != nil {
@@ -159,6 +160,13 @@ func New(d Device, h Handler, c Config) (*Stack, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// SetPrefixes replaces the anycast prefixes: from now on only packets to these are
+// let in, those of flows that exist too.
+func (s *Stack) SetPrefixes(prefixes []netip.Prefix) {
+	prefixes = slices.Clone(prefixes)
+	s.prefixes.Store(&prefixes)
 }
 
 // buildNet makes the netstack. The handlers are installed before there is a

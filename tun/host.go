@@ -1,6 +1,7 @@
 package tun
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -46,9 +47,10 @@ type Host struct {
 	mtu      int
 	table    int
 	mode     OffloadMode
-	lend     bool // addresses
-	lent     []netip.Addr
-	prefixes []netip.Prefix
+	lend     bool           // addresses
+	lent     []netip.Addr   // those
+	prefixes []netip.Prefix // guarded by mu, as are the rules
+	rule     ruleSpec       // of any family
 	rules    []ruleSpec
 	returns  *returns // nil if that was not asked for
 	link     netlink.Link
@@ -125,18 +127,19 @@ func newHost(c Config) *Host {
 	if h.table == 0 {
 		h.table = defaultTable
 	}
-	spec := ruleSpec{Table: h.table, Priority: c.Priority, Mark: c.Mark}
-	if spec.Priority == 0 {
-		spec.Priority = defaultPriority
-	}
-	if spec.Mark == 0 {
-		spec.Mark = defaultMark
-	}
-	for _, family := range familiesOf(c.Prefixes) {
-		spec.Family = family
-		h.rules = append(h.rules, spec)
-	}
+	h.rule = ruleSpec{Table: h.table, Priority: cmp.Or(c.Priority, defaultPriority), Mark: cmp.Or(c.Mark, defaultMark)}
+	h.rules = h.rulesFor(c.Prefixes)
 	return h
+}
+
+// rulesFor returns the rule of each family of the prefixes.
+func (h *Host) rulesFor(prefixes []netip.Prefix) (rules []ruleSpec) {
+	for _, family := range familiesOf(prefixes) {
+		spec := h.rule
+		spec.Family = family
+		rules = append(rules, spec)
+	}
+	return rules
 }
 
 func dirOf(c Config) string {
@@ -180,11 +183,18 @@ func (h *Host) inherit(d *directory, left []byte) error {
 	if err := checkTable(h.handle, h.table); err != nil {
 		return err
 	}
-	r := record{Version: 1, PID: os.Getpid(), Device: h.name, Rules: h.rules}
 	if h.returns != nil {
 		if err := h.returns.check(familiesOf(h.prefixes)); err != nil {
 			return err
 		}
+	}
+	return h.writeDown()
+}
+
+// writeDown has the journal tell what is to be undone.
+func (h *Host) writeDown() error {
+	r := record{Version: 1, PID: os.Getpid(), Device: h.name, Rules: h.rules}
+	if h.returns != nil {
 		r.Returns = &h.returns.spec
 	}
 	return h.journal.write(r)
@@ -314,9 +324,7 @@ func (h *Host) removeRoutes() error {
 		errs = append(errs, removeRule(h.handle, rule))
 	}
 	for _, p := range h.prefixes {
-		if err := h.handle.RouteDel(routeOf(p, h.table, h.link.Attrs().Index)); err != nil && !gone(err) {
-			errs = append(errs, fmt.Errorf("tun: remove the route of %v: %w", p, err))
-		}
+		errs = append(errs, h.removeRoute(p))
 	}
 	if h.returns != nil {
 		errs = append(errs, h.returns.remove())

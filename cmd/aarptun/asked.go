@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"aarptun/internal/config"
+	"aarptun/resolver/member"
 )
 
 // defaultPath is where the configuration of a service is.
@@ -30,9 +31,23 @@ func newAsked(f *pflag.FlagSet) *asked {
 	return a
 }
 
-// load reads the file and the environment too. It may be called again.
+// load reads the file and the environment too, and sees that the files of shared
+// keys are there and right. It may be called again.
 func (a *asked) load() (config.Loaded, error) {
-	return config.Sources{Path: a.path, Flags: a.given, Environ: os.Environ()}.Load()
+	loaded, err := config.Sources{Path: a.path, Flags: a.given, Environ: os.Environ()}.Load()
+	if err != nil {
+		return loaded, err
+	}
+	for _, p := range loaded.Config.Prefixes {
+		path := loaded.Config.PSKFiles.For(p)
+		if path == "" {
+			continue
+		}
+		if _, err := member.ReadPSKs(path); err != nil {
+			return loaded, loaded.About("psk-file", path, err)
+		}
+	}
+	return loaded, nil
 }
 
 // keyFlag is the flag of a key.

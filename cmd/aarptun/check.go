@@ -8,7 +8,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"aarptun/internal/config"
-	"aarptun/resolver/member"
 )
 
 func newCheckConfig() *cobra.Command {
@@ -41,9 +40,6 @@ variable is. The message names the place.`,
 			if err != nil {
 				return err
 			}
-			if err := checkKeyFiles(loaded); err != nil {
-				return err
-			}
 			for _, warning := range loaded.Warnings {
 				fmt.Fprintln(c.ErrOrStderr(), "aarptun: warning:", warning)
 			}
@@ -65,18 +61,4 @@ type checked struct {
 	File     string             `json:"file"`
 	Values   []config.Effective `json:"values"`
 	Warnings []string           `json:"warnings"`
-}
-
-// checkKeyFiles reads the files of shared keys that are named.
-func checkKeyFiles(loaded config.Loaded) error {
-	for _, p := range loaded.Config.Prefixes {
-		path := loaded.Config.PSKFiles.For(p)
-		if path == "" {
-			continue
-		}
-		if _, err := member.ReadPSKs(path); err != nil {
-			return loaded.About("psk-file", path, err)
-		}
-	}
-	return nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -238,6 +239,7 @@ func printStatus(w io.Writer, s admin.Status) error {
 	fmt.Fprintf(t, "up\t%v\n", roundSeconds(time.Since(s.Started)))
 	fmt.Fprintf(t, "device\t%s, MTU %d\n", s.Device, s.MTU)
 	fmt.Fprintf(t, "prefixes\t%s\n", spaced(s.Prefixes))
+	printConfig(t, s.Config)
 	fmt.Fprintf(t, "process\t%s, %s open files, %s goroutines\n", residentText(s.ResidentBytes), countText(s.OpenFiles), countText(s.Goroutines))
 	fmt.Fprintf(t, "flows\t%d of at most %d: %d tcp, %d udp, %d echo; %d not yet answered\n",
 		s.NAT.Flows, s.NAT.Most, s.NAT.TCP, s.NAT.UDP, s.NAT.Echo, s.NAT.Opening)
@@ -260,6 +262,16 @@ func printStatus(w io.Writer, s admin.Status) error {
 		}
 	}
 	return t.Flush()
+}
+
+func printConfig(w io.Writer, c admin.ConfigStatus) {
+	if len(c.Passing) > 0 {
+		fmt.Fprintf(w, "passing\t%s: not carried any more, led here while they have flows\n", spaced(c.Passing))
+	}
+	fmt.Fprintf(w, "config\t%s, read %v ago\n", cmp.Or(c.File, "of flags and variables"), roundSeconds(time.Since(c.Loaded)))
+	if c.Error != "" {
+		fmt.Fprintf(w, "reload\tfailed %v ago, and changed nothing: %s\n", roundSeconds(time.Since(c.Reloaded)), c.Error)
+	}
 }
 
 func addrOrDash(a netip.Addr) string {

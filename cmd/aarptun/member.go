@@ -145,7 +145,7 @@ func (s *serving) listen(c *cobra.Command) (*member.Responder, error) {
 	if err := s.read(); err != nil {
 		return nil, err
 	}
-	s.responder.Log = newLogger(c.ErrOrStderr(), s.logging)
+	s.responder.Log = newLogger(c.ErrOrStderr(), s.logging.LogLevel, s.logging.LogFormat)
 	r, err := member.Listen(s.responder)
 	if errors.Is(err, member.ErrInvalid) {
 		return nil, usageError{err}

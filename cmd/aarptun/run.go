@@ -84,7 +84,9 @@ docs/operations.md).`,
 				return err
 			}
 			cfg := loaded.Config
-			log := newLogger(os.Stderr, cfg)
+			level := new(slog.LevelVar)
+			level.Set(cfg.LogLevel)
+			log := newLogger(os.Stderr, level, cfg.LogFormat)
 			for _, warning := range loaded.Warnings {
 				log.Warn(warning)
 			}
@@ -96,7 +98,10 @@ docs/operations.md).`,
 			return daemon.Run(c.Context(), cfg, version(), log, func() error {
 				_, err := fmt.Fprintln(c.OutOrStdout(), "ready")
 				return err
-			}, loaded.Path)
+			}, daemon.Reload{File: loaded.Path, Level: level, Load: func() (config.Config, error) {
+				loaded, err := a.load()
+				return loaded.Config, err
+			}})
 		},
 	}
 	a = newAsked(cmd.Flags())
@@ -104,9 +109,9 @@ docs/operations.md).`,
 	return cmd
 }
 
-func newLogger(w io.Writer, cfg config.Config) *slog.Logger {
-	options := &slog.HandlerOptions{Level: cfg.LogLevel}
-	if cfg.LogFormat == "json" {
+func newLogger(w io.Writer, level slog.Leveler, format string) *slog.Logger {
+	options := &slog.HandlerOptions{Level: level}
+	if format == "json" {
 		return slog.New(slog.NewJSONHandler(w, options))
 	}
 	return slog.New(slog.NewTextHandler(w, options))

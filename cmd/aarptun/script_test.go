@@ -31,7 +31,7 @@ import (
 //	                            line, and leaves the host as it was
 //	snapshot, unchanged         remember the host; compare it
 //	eventually REGEXP PROGRAM   run it until its output matches
-//	term WORDS                  SIGTERM to the background program so started
+//	term WORDS, hup WORDS       SIGTERM, SIGHUP to the background program so started
 //	notify, notified STATE      be systemd; wait for what it is told
 //	json KEY...                 the last output is JSON objects with these keys
 
@@ -49,7 +49,7 @@ func TestScripts(t *testing.T) {
 			return false, fmt.Errorf("unknown condition %q", name)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"fails": fails, "snapshot": snapshot, "unchanged": unchanged, "eventually": eventually, "term": term,
+			"fails": fails, "snapshot": snapshot, "unchanged": unchanged, "eventually": eventually, "term": signals(syscall.SIGTERM), "hup": signals(syscall.SIGHUP),
 			"notify": notify, "notified": notified, "json": isJSON,
 		},
 	})
@@ -219,15 +219,17 @@ func eventually(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// term does what testscript's kill does not know: SIGTERM.
-func term(ts *testscript.TestScript, _ bool, args []string) {
-	for _, c := range ts.BackgroundCmds() {
-		if strings.Contains(strings.Join(c.Args, " "), args[0]) {
-			ts.Check(c.Process.Signal(syscall.SIGTERM))
-			return
+// signals does what testscript's kill does not know.
+func signals(signal syscall.Signal) func(*testscript.TestScript, bool, []string) {
+	return func(ts *testscript.TestScript, _ bool, args []string) {
+		for _, c := range ts.BackgroundCmds() {
+			if strings.Contains(strings.Join(c.Args, " "), args[0]) {
+				ts.Check(c.Process.Signal(signal))
+				return
+			}
 		}
+		ts.Fatalf("no %q runs in the background", args[0])
 	}
-	ts.Fatalf("no %q runs in the background", args[0])
 }
 
 // notify makes the socket on which systemd would be told.
@@ -253,13 +255,17 @@ func notified(ts *testscript.TestScript, _ bool, args []string) {
 		n, err := conn.Read(buf)
 		ts.Check(err)
 		state, _, _ := strings.Cut(string(buf[:n]), "STATUS=")
-		if state = strings.TrimSpace(state); state == args[0] {
+		state = strings.Join(strings.Fields(monotonic.ReplaceAllString(state, "MONOTONIC_USEC=N")), " ")
+		if state == args[0] {
 			return
 		} else if state != "" {
 			ts.Fatalf("told %q, want %q", buf[:n], args[0])
 		}
 	}
 }
+
+// monotonic is a time that is another at every run.
+var monotonic = regexp.MustCompile(`MONOTONIC_USEC=[0-9]+`)
 
 func isJSON(ts *testscript.TestScript, _ bool, keys []string) {
 	objects := 0

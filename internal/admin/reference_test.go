@@ -20,7 +20,7 @@ func TestReferenceNamesEveryField(t *testing.T) {
 		t.Fatal(err)
 	}
 	parts := map[string]any{
-		"GET /v1/status": Status{}, "nat": nat.Stats{}, "resolver": resolver.Stats{},
+		"GET /v1/status": Status{}, "config": ConfigStatus{}, "nat": nat.Stats{}, "resolver": resolver.Stats{},
 		"GET /v1/flows": nat.FlowInfo{}, "GET /v1/pins": Pin{},
 	}
 	row := regexp.MustCompile("(?m)^\\| `([a-z_]+)` \\|")

@@ -17,7 +17,8 @@ type Status struct {
 	MTU      int            `json:"mtu"`
 	Prefixes []netip.Prefix `json:"prefixes"`
 	// PreserveSource is whether members see the clients' own addresses.
-	PreserveSource bool `json:"preserve_source"`
+	PreserveSource bool         `json:"preserve_source"`
+	Config         ConfigStatus `json:"config"`
 	// What the process itself holds; -1 where it cannot be told.
 	Goroutines    int   `json:"goroutines"`
 	OpenFiles     int   `json:"open_files"`     // file descriptors, the one of this request among them
@@ -27,6 +28,15 @@ type Status struct {
 	NAT      nat.Stats      `json:"nat"`
 	Resolver resolver.Stats `json:"resolver"`
 	Rooms    map[string]any `json:"rooms"`
+}
+
+// ConfigStatus says which configuration counts.
+type ConfigStatus struct {
+	File     string         `json:"file,omitempty"`    // that it stands in
+	Loaded   time.Time      `json:"loaded"`            // when it was read
+	Reloaded time.Time      `json:"reloaded,omitzero"` // when the last reload was asked for
+	Error    string         `json:"error,omitempty"`   // why that changed nothing
+	Passing  []netip.Prefix `json:"passing,omitempty"` // not carried any more, and led here while they have flows
 }
 
 // Flows is the answer to /v1/flows, oldest flow first unless another order was

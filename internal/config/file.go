@@ -178,8 +178,43 @@ func (d *document) keyValue(names []name, value *unstable.Node) error {
 		return d.errorf(first.at, "write [[prefix]], and %s under it", names[1].text)
 	case len(names) > 1:
 		return d.errorf(first.at, "%s is no table: write %s = ...", k.Name, k.Name)
+	case k.Name == "prefix" && value.Kind == unstable.Array:
+		return d.prefixes(k, first.at, value)
 	}
 	return d.values(k, AllPrefixes, first.at, value, d.add)
+}
+
+// prefixes reads the list of prefixes, of which each may be a table of its own
+// between braces.
+func (d *document) prefixes(k Key, at position, value *unstable.Node) error {
+	for elements := value.Children(); elements.Next(); {
+		e := elements.Node()
+		if e.Kind != unstable.InlineTable {
+			if err := d.values(k, AllPrefixes, d.positionOf(e, at), e, d.add); err != nil {
+				return err
+			}
+			continue
+		}
+		d.prefix = &prefixTable{at: d.position(e.Raw)}
+		for entries := e.Children(); entries.Next(); {
+			if err := d.ofPrefix(d.names(entries.Node().Key()), entries.Node().Value()); err != nil {
+				return err
+			}
+		}
+		if err := d.endPrefix(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// positionOf is where an element of a list stands, or the list where that is not
+// known.
+func (d *document) positionOf(e *unstable.Node, list position) position {
+	if e.Kind == unstable.String {
+		return d.position(e.Raw)
+	}
+	return list
 }
 
 func (d *document) unknown(n name, names []string) error {
@@ -270,11 +305,7 @@ func (d *document) values(k Key, prefix netip.Prefix, at position, value *unstab
 	if value.Kind == unstable.Array && want == list {
 		for elements := value.Children(); elements.Next(); {
 			e := elements.Node()
-			place := at
-			if e.Kind == unstable.String { // others have no place
-				place = d.position(e.Raw)
-			}
-			if err := d.values(k, prefix, place, e, add); err != nil {
+			if err := d.values(k, prefix, d.positionOf(e, at), e, add); err != nil {
 				return err
 			}
 		}

@@ -45,7 +45,7 @@ var keys = []Key{
 	{Name: "preserve-source", Fixed: true, Usage: "have members see the clients' own addresses, not this host's; they must answer through this host",
 		bind: func(c *Config) Value { return boolean{&c.PreserveSource} }},
 	{Name: "cache-ttl", Usage: "`TIME` for which an answer is used for new flows, 100ms to 24h", bind: func(c *Config) Value { return duration{to: &c.CacheTTL} }},
-	{Name: "stale", Usage: "`TIME` for which an answer is used beyond that while nobody answers, 0 to 1h", bind: func(c *Config) Value { return duration{to: &c.Stale} }},
+	{Name: "stale", Fixed: true, Usage: "`TIME` for which an answer is used beyond that while nobody answers, 0 to 1h", bind: func(c *Config) Value { return duration{to: &c.Stale} }},
 	{Name: "sticky", Fixed: true, Usage: "keep one member for this host, for each client address, or for each flow alone",
 		bind: func(c *Config) Value { return Word(&c.Sticky, StickyHost, StickySource, StickyFlow) }},
 	{Name: "select", Fixed: true, Usage: "use the member that answers first, the nearest, or all of them alike",

@@ -128,7 +128,7 @@ func FuzzFile(f *testing.F) {
 	f.Add([]byte(Reference))
 	for _, seed := range []string{
 		"prefix = [\"192.0.2.0/24\"]\n", "[[prefix]]\nanycast = ['2001:db8::/64']\npsk-file = '/x'\n", "limits = {flows = 1}\nprefix='192.0.2.0/24'",
-		"prefix = [{}]", "[limits]\nflows = 0x10\n", "a.b.c = 1", "x = 1979-05-27T07:32:00Z", "x = nan", "\xff", "prefix = \"\"\"\n192.0.2.1\"\"\"",
+		"prefix = [{anycast = '192.0.2.1', unresolved = 'reject'}, '192.0.2.2']", "prefix = [{}]", "[limits]\nflows = 0x10\n", "a.b.c = 1", "x = 1979-05-27T07:32:00Z", "x = nan", "\xff", "prefix = \"\"\"\n192.0.2.1\"\"\"",
 		"state-dir = \"/\\u0000\\n\\\"'\"\nprefix='192.0.2.0/24'", "[a]\n[a.b]\n[[c]]\n", "fwmark = 0xaa\nprefix='192.0.2.0/24'",
 		"[[prefix]]\nanycast='192.0.2.1'\npsk-file='=a,b='\nunresolved='reject'\nmember-prefix='10.0.0.0/8'",
 	} {

@@ -28,20 +28,30 @@ import (
 
 // Run carries the configured prefixes until ctx ends, then puts everything
 // back; it returns nil if that was all there was to say. ready is called once,
-// when flows are carried. cfg must be valid. reads are files that are still to be
-// read then, besides those that cfg names: others are closed to the process.
-func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logger, ready func() error, reads ...string) (err error) {
-	raiseFiles()
+// when flows are carried. cfg must be valid. On SIGHUP it takes on what reload
+// loads then, but for the keys that are Fixed; the zero Reload loads nothing. Its
+// file and those that cfg names can still be read then: others are closed to
+// the process.
+func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logger, ready func() error, reload Reload) (err error) {
+	hangups, stop := hangups()
+	defer stop()
+	on := openTerminal()
+	defer on.close()
+	ctx, lost := context.WithCancelCause(ctx)
+	defer lost(nil)
+	raiseFiles(cfg)
 	host, ctx, leave, err := open(ctx, cfg)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, host.Close(), leave()) }()
-	house, err := build(cfg, version, host, log, reads)
+	house, err := build(cfg, version, host, log, reload)
 	if err != nil {
 		return err
 	}
-	return house.run(ctx, cfg, ready)
+	return house.run(ctx, ready, func(ctx context.Context) error {
+		return house.reloads(ctx, hangups, on, func() { lost(errHangUp) })
+	})
 }
 
 // house is the assembled rooms.
@@ -59,23 +69,31 @@ type house struct {
 	confined   *confinement
 	log        *slog.Logger
 
+	reloading Reload
+	now       current
+
 	carries chan struct{} // is closed when flows are carried
 }
 
-func build(cfg config.Config, version string, host *tun.Host, log *slog.Logger, reads []string) (h *house, err error) {
-	h = &house{host: host, log: log, carries: make(chan struct{})}
+func build(cfg config.Config, version string, host *tun.Host, log *slog.Logger, reload Reload) (h *house, err error) {
+	h = &house{host: host, log: log, reloading: reload, carries: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, h.discard())
 		}
 	}()
+	p, err := newPlan(cfg, nil)
+	if err != nil {
+		return h, err
+	}
+	h.now.plan, h.now.loaded = p, time.Now()
 	if h.ping, err = ping.Open(ping.Config{Mark: cfg.SocketMark()}); err != nil {
 		return h, err
 	}
-	if h.member, err = newMember(cfg, log); err != nil {
+	if h.member, err = newMember(cfg, p.rings, log); err != nil {
 		return h, err
 	}
-	if h.resolver, err = newResolver(cfg, h.ping, h.member, isLocal(cfg, host), log); err != nil {
+	if h.resolver, err = newResolver(p, h.ping, h.member, isLocal(cfg, host), log); err != nil {
 		return h, err
 	}
 	if h.kernel, err = nat.NewKernel(tun.Control(cfg.SocketMark())); err != nil {
@@ -86,7 +104,7 @@ func build(cfg config.Config, version string, host *tun.Host, log *slog.Logger, 
 		return h, err
 	}
 	h.translator, err = nat.New(nat.Config{
-		Resolver: h.resolver, Outside: h.kernel, Pinger: h.ping, Source: sourceFor, Limits: limitsOf(cfg), Log: log,
+		Resolver: h.resolver, Outside: h.kernel, Pinger: h.ping, Source: sourceFor, Limits: p.limits, Log: log,
 	})
 	if err != nil {
 		return h, err
@@ -96,7 +114,7 @@ func build(cfg config.Config, version string, host *tun.Host, log *slog.Logger, 
 		return h, err
 	}
 	h.stack, err = stack.New(device, h.translator, stack.Config{
-		MTU: host.MTU(), Prefixes: cfg.Prefixes, Log: log,
+		MTU: host.MTU(), Prefixes: p.led, Log: log,
 		TCPOffload: host.Offload().TCP, UDPOffload: host.Offload().UDP,
 	})
 	if err != nil {
@@ -105,11 +123,11 @@ func build(cfg config.Config, version string, host *tun.Host, log *slog.Logger, 
 	if err := h.listenMetrics(cfg, version, log); err != nil {
 		return h, err
 	}
-	h.admin, err = admin.Listen(cfg.AdminSocket, &source{house: h, cfg: cfg, version: version, started: time.Now()}, log)
+	h.admin, err = admin.Listen(cfg.AdminSocket, &source{house: h, version: version, started: time.Now()}, log)
 	if err != nil {
 		return h, err
 	}
-	h.confined, err = confine(cfg, reads)
+	h.confined, err = confine(cfg, reload.files())
 	return h, err
 }
 
@@ -142,13 +160,13 @@ func (h *house) discard() error {
 
 // run starts the rooms, puts the routes, and takes all back when ctx ends or
 // when a room fails.
-func (h *house) run(ctx context.Context, cfg config.Config, ready func() error) error {
+func (h *house) run(ctx context.Context, ready func() error, reloads func(context.Context) error) error {
 	// The rooms outlive ctx: its end starts the stop, whose last step ends
 	// them.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	group, failed := errgroup.WithContext(life)
-	rooms := []func(context.Context) error{h.ping.Run, h.kernel.Run, h.resolver.Run, h.translator.Run, h.carry, h.admin.Run, h.watch, h.live, h.giveBack}
+	rooms := []func(context.Context) error{h.ping.Run, h.kernel.Run, h.resolver.Run, h.translator.Run, h.carry, h.admin.Run, h.watch, h.live, h.giveBack, reloads}
 	if h.member != nil {
 		rooms = append(rooms, h.member.Run)
 	}
@@ -161,7 +179,7 @@ func (h *house) run(ctx context.Context, cfg config.Config, ready func() error) 
 	for _, room := range rooms {
 		group.Go(func() error { return room(failed) })
 	}
-	err := h.serve(ctx, failed, cfg, ready)
+	err := h.serve(ctx, failed, ready)
 	end()
 	err = errors.Join(err, group.Wait())
 	return errors.Join(err, h.kernel.Close(), h.confined.close())
@@ -180,7 +198,8 @@ func (h *house) carry(ctx context.Context) error {
 func (h *house) watch(ctx context.Context) error { return h.host.Watch(ctx, h.log) }
 
 // serve is the time between the routes' coming and their going.
-func (h *house) serve(ctx, failed context.Context, cfg config.Config, ready func() error) error {
+func (h *house) serve(ctx, failed context.Context, ready func() error) error {
+	cfg := h.now.plan.cfg
 	if err := h.host.AddRoutes(); err != nil {
 		return err
 	}
@@ -199,7 +218,8 @@ func (h *house) serve(ctx, failed context.Context, cfg config.Config, ready func
 			h.log.Error("a room has failed, stopping")
 		}
 	}
-	h.drain(failed, cfg.DrainTimeout)
+	h.now.stop()
+	h.drain(failed, h.now.config().DrainTimeout)
 	return errors.Join(err, h.host.RemoveRoutes())
 }
 

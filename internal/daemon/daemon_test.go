@@ -58,6 +58,12 @@ func (b *lockedBuffer) String() string {
 // if not before.
 func start(t *testing.T, cfg config.Config) *running {
 	t.Helper()
+	return startReloading(t, cfg, Reload{})
+}
+
+// startReloading is start for a daemon that can reload.
+func startReloading(t *testing.T, cfg config.Config, reload Reload) *running {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &running{client: admin.NewClient(cfg.AdminSocket), log: &lockedBuffer{}, end: cancel, ended: make(chan error, 1)}
 	ready := make(chan struct{}, 2)
@@ -65,7 +71,7 @@ func start(t *testing.T, cfg config.Config) *running {
 		r.ended <- Run(ctx, cfg, "test", slog.New(slog.NewTextHandler(r.log, nil)), func() error {
 			ready <- struct{}{}
 			return nil
-		})
+		}, reload)
 		close(r.ended)
 	}()
 	t.Cleanup(func() {
@@ -396,7 +402,7 @@ func TestAStartThatFails(t *testing.T) {
 			err := Run(t.Context(), cfg, "test", slog.New(slog.DiscardHandler), func() error {
 				said = true
 				return c.ready
-			})
+			}, Reload{})
 			if !errors.Is(err, c.want) || said != (c.ready != nil) {
 				t.Errorf("Run: %v, ready %v, want %v", err, said, c.want)
 			}
@@ -433,7 +439,7 @@ func TestAStartWithoutCapNetRaw(t *testing.T) {
 			ended <- err
 			return
 		}
-		ended <- Run(t.Context(), cfg, "test", slog.New(slog.DiscardHandler), func() error { return nil })
+		ended <- Run(t.Context(), cfg, "test", slog.New(slog.DiscardHandler), func() error { return nil }, Reload{})
 	}()
 	if err := <-ended; !errors.Is(err, os.ErrPermission) || !strings.Contains(err.Error(), "CAP_NET_RAW") {
 		t.Errorf("Run: %v, want a missing permission that is named", err)

@@ -6,4 +6,7 @@
 // on us; then READY. Stop: the flows may drain, and new
 // ones meet silence; then the rules and routes go; then everything is cancelled
 // and waited for; then the device and the journal go.
+//
+// On SIGHUP the configuration is read anew, and the rooms are told another plan
+// while flows go on; see reload.go.
 package daemon

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"aarptun/internal/config"
 	"aarptun/nat"
 )
 
@@ -35,13 +36,14 @@ func openDescriptors() int {
 	return len(names) - 1
 }
 
-// raiseFiles lets the process open as many files as the default limits want, if
-// it is privileged enough (CAP_SYS_RESOURCE); if not, it carries fewer flows, which
-// is said.
-func raiseFiles() {
+// raiseFiles lets the process open as many files as the limits want, if it is
+// privileged enough (CAP_SYS_RESOURCE); if not, it carries fewer flows, which is
+// said.
+func raiseFiles(cfg config.Config) {
 	var limit syscall.Rlimit
-	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) == nil && limit.Max < nat.EnoughFiles {
-		limit.Cur, limit.Max = nat.EnoughFiles, nat.EnoughFiles
+	want := uint64(max(nat.EnoughFiles, askedLimits(cfg).Files()))
+	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) == nil && limit.Max < want {
+		limit.Cur, limit.Max = want, want
 		_ = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit) // as it was
 	}
 }

@@ -17,20 +17,9 @@ import (
 
 // newMember returns what asks the members' responders, or nil if nothing is to
 // be asked.
-func newMember(cfg config.Config, log *slog.Logger) (*member.Prober, error) {
+func newMember(cfg config.Config, rings []member.Keyring, log *slog.Logger) (*member.Prober, error) {
 	if cfg.STUNPort == 0 {
 		return nil, nil
-	}
-	var rings []member.Keyring
-	for _, p := range cfg.Prefixes {
-		ring := member.Keyring{Prefix: p, Public: cfg.PublicKeys.For(p)}
-		if path := cfg.PSKFiles.For(p); path != "" {
-			var err error
-			if ring.PSKs, err = member.ReadPSKs(path); err != nil {
-				return nil, err
-			}
-		}
-		rings = append(rings, ring)
 	}
 	return member.OpenProber(member.ProberConfig{Mark: cfg.SocketMark(), Port: cfg.STUNPort, Lanes: lanesFor(cfg.Select), Rings: rings, Log: log})
 }
@@ -45,37 +34,20 @@ func lanesFor(s config.Select) int {
 }
 
 var (
-	stickies     = map[config.Sticky]resolver.Sticky{config.StickyHost: resolver.Host, config.StickySource: resolver.Source, config.StickyFlow: resolver.Flow}
-	unresolvedAs = map[config.Unresolved]resolver.Unresolved{config.Direct: resolver.Direct, config.Reject: resolver.Reject}
-	selects      = map[config.Select]resolver.Select{config.SelectFirst: resolver.First, config.SelectRTT: resolver.RTT, config.SelectSpread: resolver.Spread}
+	stickies    = map[config.Sticky]resolver.Sticky{config.StickyHost: resolver.Host, config.StickySource: resolver.Source, config.StickyFlow: resolver.Flow}
+	unresolveds = map[config.Unresolved]resolver.Unresolved{config.Direct: resolver.Direct, config.Reject: resolver.Reject}
+	selects     = map[config.Select]resolver.Select{config.SelectFirst: resolver.First, config.SelectRTT: resolver.RTT, config.SelectSpread: resolver.Spread}
 )
 
-// proofOf is what the answers about a prefix must be proved by.
-func proofOf(cfg config.Config, p netip.Prefix) resolver.Trust {
-	switch {
-	case len(cfg.PublicKeys.For(p)) > 0:
-		return resolver.Ed25519
-	case cfg.PSKFiles.For(p) != "":
-		return resolver.PSK
-	}
-	return 0
-}
-
-// newResolver gives each prefix the policy that the configuration asks for.
-func newResolver(cfg config.Config, socket *ping.Socket, stun *member.Prober, isLocal func(netip.Addr) bool, log *slog.Logger) (*resolver.Resolver, error) {
-	var policies []resolver.Policy
-	for _, p := range cfg.Prefixes {
-		policies = append(policies, resolver.Policy{
-			Prefix: p, Members: cfg.MemberPrefixes.For(p), Proof: proofOf(cfg, p), Unresolved: unresolvedAs[cfg.Unresolved.For(p)],
-		})
-	}
+// newResolver resolves by the plan's rules, with every prober there is.
+func newResolver(p plan, socket *ping.Socket, stun *member.Prober, isLocal func(netip.Addr) bool, log *slog.Logger) (*resolver.Resolver, error) {
 	probers := []resolver.Prober{resolver.NewICMP(socket)}
 	if stun != nil {
 		probers = append(probers, resolver.NewSTUN(stun))
 	}
 	return resolver.New(resolver.Config{
-		Policies: policies, Static: cfg.Static, Probers: probers,
-		TTL: cfg.CacheTTL, Stale: cfg.Stale, Sticky: stickies[cfg.Sticky], Select: selects[cfg.Select], IsLocal: isLocal, Log: log,
+		Policies: p.rules.Policies, Static: p.rules.Static, Probers: probers,
+		TTL: p.rules.TTL, Stale: p.cfg.Stale, Sticky: stickies[p.cfg.Sticky], Select: selects[p.cfg.Select], IsLocal: isLocal, Log: log,
 	})
 }
 
@@ -103,7 +75,6 @@ func sourceOf(cfg config.Config, k *nat.Kernel, isLocal func(netip.Addr) bool) (
 // source answers the admin socket.
 type source struct {
 	house   *house
-	cfg     config.Config
 	version string
 	started time.Time
 }
@@ -120,7 +91,7 @@ func (s *source) Status() admin.Status {
 	goroutines, files, resident := ownUse()
 	return admin.Status{
 		Version: s.version, PID: os.Getpid(), Started: s.started,
-		Device: s.house.host.Name(), MTU: s.house.host.MTU(), Prefixes: s.cfg.Prefixes, PreserveSource: s.cfg.PreserveSource,
+		Device: s.house.host.Name(), MTU: s.house.host.MTU(), Prefixes: s.house.now.config().Prefixes, Config: s.house.configStatus(), PreserveSource: s.house.now.config().PreserveSource,
 		Goroutines: goroutines, OpenFiles: files, ResidentBytes: resident,
 		NAT: s.house.translator.Stats(), Resolver: s.house.resolver.Stats(),
 		Rooms: rooms,
@@ -141,17 +112,4 @@ func (s *source) Pins() []admin.Pin {
 		})
 	}
 	return pins
-}
-
-// limitsOf are the limits that the configuration asks for, or what the open
-// files of the process leave of them.
-func limitsOf(cfg config.Config) nat.Limits { return askedLimits(cfg).For(mayOpen()) }
-
-func askedLimits(cfg config.Config) nat.Limits {
-	l := cfg.Limits
-	return nat.Limits{
-		Flows: l.Flows, FlowsPerClient: l.FlowsPerClient, FlowsPerNetwork: l.FlowsPerNetwork, UDPFlows: l.UDPFlows,
-		Opening: l.Opening, OpeningPerClient: l.OpeningPerClient, OpeningPerNetwork: l.OpeningPerNetwork, OpeningPerAnycast: l.OpeningPerAnycast,
-		EchoesPerSecond: l.EchoesPerSecond, UDPFlowsPerSecond: l.UDPFlowsPerSecond,
-	}
 }

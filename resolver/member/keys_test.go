@@ -1,6 +1,7 @@
 package member
 
 import (
+	"context"
 	"crypto/ed25519"
 	"errors"
 	"io/fs"
@@ -8,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 func keyFile(t *testing.T, mode fs.FileMode, content string) string {
@@ -149,4 +151,41 @@ func TestListenNamesWhatIsWrong(t *testing.T) {
 			t.Errorf("%q: %v, %v", want, r, err)
 		}
 	}
+}
+
+// Keys that are replaced count for the next question, and wrong ones replace none.
+func TestRingsAreReplaced(t *testing.T) {
+	client, server := newPair(t)
+	server.serve(levels[1].setup())
+	p := client.prober(ProberConfig{Rings: levels[1].rings()})
+	asks := func(what string, want error) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		if want != nil {
+			ctx, cancel = context.WithTimeout(t.Context(), 300*time.Millisecond)
+		}
+		defer cancel()
+		if found, err := p.Probe(ctx, aa6); !errors.Is(err, want) || want == nil && found.Proof != ProofPSK {
+			t.Errorf("%s: %+v, %v, want %v", what, found, err, want)
+		}
+	}
+	asks("the members' key", nil)
+	other := levels[1].rings()
+	for i := range other {
+		other[i].PSKs = []PSK{{ID: "other", Secret: strings.Repeat("x", minSecret)}}
+	}
+	if err := p.SetRings(other); err != nil {
+		t.Fatal(err)
+	}
+	asks("another key", ErrNoAnswer)
+	short := levels[1].rings()
+	short[0].PSKs = []PSK{{ID: "short", Secret: "x"}}
+	if err := p.SetRings(short); !errors.Is(err, ErrKey) {
+		t.Errorf("a short key: %v", err)
+	}
+	asks("another key still", ErrNoAnswer)
+	if err := p.SetRings(levels[1].rings()); err != nil {
+		t.Fatal(err)
+	}
+	asks("the members' key again", nil)
 }

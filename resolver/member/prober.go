@@ -59,8 +59,8 @@ type ProberConfig struct {
 // from many goroutines; answers arrive only while [Prober.Run] runs.
 type Prober struct {
 	port   uint16
-	rings  []Keyring // longest prefix first
-	v4, v6 []*lane   // empty where the family is not to be had
+	rings  atomic.Pointer[[]Keyring] // longest prefix first
+	v4, v6 []*lane                   // empty where the family is not to be had
 	rtos   estimates
 	log    *slog.Logger
 	loud   *rate.Limiter // of log lines about refused answers
@@ -77,24 +77,21 @@ type lane struct{ conn *net.UDPConn }
 // IPv6, say; if both are, the error says why and wraps [os.ErrPermission] where
 // that is the reason.
 func OpenProber(c ProberConfig) (*Prober, error) {
-	for _, ring := range c.Rings {
-		if err := ring.check(); err != nil {
-			return nil, err
-		}
-	}
 	lanes := cmp.Or(c.Lanes, defaultLanes)
 	if lanes < 1 || lanes > maxLanes {
 		return nil, fmt.Errorf("member: %d lanes: there must be 1 to %d", c.Lanes, maxLanes)
 	}
 	p := &Prober{
-		port: cmp.Or(c.Port, DefaultPort), rings: slices.Clone(c.Rings), log: c.Log,
+		port: cmp.Or(c.Port, DefaultPort), log: c.Log,
 		loud: rate.NewLimiter(1, 10), questions: make(map[transactionID]*waiting),
 		rtos: estimates{of: make(map[netip.Addr]estimate)},
 	}
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
 	}
-	slices.SortStableFunc(p.rings, func(a, b Keyring) int { return cmp.Compare(b.Prefix.Bits(), a.Prefix.Bits()) })
+	if err := p.SetRings(c.Rings); err != nil {
+		return nil, err
+	}
 	var err4, err6 error
 	p.v6, err6 = openLanes("udp6", lanes, c.Mark)
 	p.v4, err4 = openLanes("udp4", lanes, c.Mark)
@@ -183,12 +180,28 @@ func (p *Prober) lanesFor(a netip.Addr) []*lane {
 var noKeys = &Keyring{}
 
 func (p *Prober) ringFor(aa netip.Addr) *Keyring {
-	for i := range p.rings {
-		if p.rings[i].Prefix.Contains(aa) {
-			return &p.rings[i]
+	rings := *p.rings.Load()
+	for i := range rings {
+		if rings[i].Prefix.Contains(aa) {
+			return &rings[i]
 		}
 	}
 	return noKeys
+}
+
+// SetRings replaces the keys, or returns an error about the first that is wrong,
+// which is [ErrKey]. Questions that are being asked keep the keys they were asked
+// with.
+func (p *Prober) SetRings(rings []Keyring) error {
+	for _, ring := range rings {
+		if err := ring.check(); err != nil {
+			return err
+		}
+	}
+	rings = slices.Clone(rings)
+	slices.SortStableFunc(rings, func(a, b Keyring) int { return cmp.Compare(b.Prefix.Bits(), a.Prefix.Bits()) })
+	p.rings.Store(&rings)
+	return nil
 }
 
 // Probe asks aa for the member behind it, until an answer is believed or ctx

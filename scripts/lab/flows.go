@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -28,7 +29,8 @@ type result struct {
 	Resent int    `json:"resent,omitempty"`
 	Error  string `json:"error,omitempty"`
 
-	size int // of a datagram
+	size  int           // of a datagram
+	every time.Duration // rest between two chunks; 0 is pace
 }
 
 // flows runs many flows at once until a signal comes, or for a time, and says
@@ -41,6 +43,7 @@ func flows(args []string) error {
 	echo := f.Int("echo", 0, "number of runs of echo requests, to the address alone")
 	limit := f.Duration("for", time.Minute, "how long, unless SIGTERM comes before")
 	tag := f.String("tag", "f", "first part of the flows' ids")
+	every := f.Duration("every", pace, "how long each flow rests between two of its chunks")
 	size := f.Int("datagram", 1000, "bytes of data in each datagram and echo request")
 	_ = f.Parse(args) // exits on error
 
@@ -58,7 +61,7 @@ func flows(args []string) error {
 	var running, started sync.WaitGroup
 	for i := range results {
 		r := &results[i]
-		r.ID, r.Proto, r.size = fmt.Sprintf("%s-%d", *tag, i), "tcp", *size
+		r.ID, r.Proto, r.size, r.every = fmt.Sprintf("%s-%d", *tag, i), "tcp", *size, *every
 		run := tcpFlow
 		if i >= *tcp {
 			r.Proto, run = "udp", udpFlow
@@ -147,7 +150,7 @@ func tcpFlow(to string, r *result, stop <-chan struct{}, started func()) error {
 		select {
 		case <-stop:
 			return finish(conn.(*net.TCPConn), reader)
-		case <-time.After(pace):
+		case <-time.After(cmp.Or(r.every, pace)):
 		}
 	}
 }
@@ -186,25 +189,28 @@ func udpFlow(to string, r *result, stop <-chan struct{}, started func()) error {
 	r.Local = conn.LocalAddr().String()
 	stream := newPattern(r.ID)
 	payload := make([]byte, r.size)
+	var last []byte
 	for {
 		stream.next(payload)
-		if err := udpRound(conn, r, payload); err != nil {
+		datagram := append([]byte(r.ID+" "), payload...)
+		if err := udpRound(conn, r, datagram, last); err != nil {
 			return err
 		}
+		last = datagram
 		started()
 		r.Bytes += len(payload)
 		select {
 		case <-stop:
 			return nil
-		case <-time.After(pace):
+		case <-time.After(cmp.Or(r.every, pace)):
 		}
 	}
 }
 
 // udpRound sends one datagram and waits for its echo; UDP may lose either, so
-// it is sent again, and that is counted.
-func udpRound(conn net.Conn, r *result, payload []byte) error {
-	datagram := append([]byte(r.ID+" "), payload...)
+// it is sent again, and that is counted. So the echo of the last one may come
+// once more.
+func udpRound(conn net.Conn, r *result, datagram, last []byte) error {
 	buf := make([]byte, 65536)
 	for try := range 5 {
 		if _, err := conn.Write(datagram); err != nil && !errors.Is(err, syscall.EMSGSIZE) { // the path is narrower than was known
@@ -216,23 +222,36 @@ func udpRound(conn net.Conn, r *result, payload []byte) error {
 		if err := conn.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
 			return err
 		}
-		n, err := conn.Read(buf)
+		name, echo, err := readEcho(conn, buf, last)
 		if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, syscall.EMSGSIZE) {
 			continue
 		}
 		if err != nil {
 			return err
 		}
-		name, echo, _ := bytes.Cut(buf[:n], []byte(" "))
 		switch {
 		case !bytes.Equal(echo, datagram):
 			return fmt.Errorf("corrupt after %d bytes", r.Bytes)
 		case r.Member == "":
-			r.Member = string(name)
-		case r.Member != string(name):
+			r.Member = name
+		case r.Member != name:
 			return fmt.Errorf("moved from %s to %s", r.Member, name)
 		}
 		return nil
 	}
 	return errors.New("no echo after 5 tries")
+}
+
+// readEcho returns who sends the next echo that is not of the last datagram.
+func readEcho(conn net.Conn, buf, last []byte) (name string, echo []byte, err error) {
+	for {
+		n, err := conn.Read(buf)
+		if err != nil {
+			return "", nil, err
+		}
+		from, echo, _ := bytes.Cut(buf[:n], []byte(" "))
+		if last == nil || !bytes.Equal(echo, last) {
+			return string(from), echo, nil
+		}
+	}
 }
