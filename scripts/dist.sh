@@ -51,9 +51,9 @@ gzip -n9 "$WORK"/share/man/*
 # stage DIR BINARY ZSHDIR: the files of a package.
 stage() {
 	DESTDIR=$1 BIN=$2 ZSHDIR=$3 PREFIX=/usr SHARE=$WORK/share scripts/install.sh
-	install -D -m 644 LICENSE "$1/usr/share/doc/aarptun/copyright"
-	install -m 644 "$WORK/licences" "$1/usr/share/doc/aarptun/licences"
-	install -m 644 README.md CHANGELOG.md "$1/usr/share/doc/aarptun"
+	install -D -m 644 packaging/copyright "$1/usr/share/doc/aarptun/copyright"
+	install -m 644 README.md "$WORK/licences" "$1/usr/share/doc/aarptun"
+	gzip -n9 <CHANGELOG.md >"$1/usr/share/doc/aarptun/changelog.gz"
 	# Everything is as old as the commit.
 	find "$1" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
 }

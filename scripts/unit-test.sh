@@ -122,7 +122,6 @@ under_unit() {
 			mknod -m 666 "$TMP/dev/$node" c $(stat -c "0x%t 0x%T" "/dev/$node")
 		done
 		mount --bind "$TMP/dev" /dev
-		mount -t tmpfs -o ro tmpfs /tmp
 		mount -o remount,bind,ro /
 		mount -t proc -o subset=pid,hidepid=invisible proc /proc
 		exec strace -D -f -qq -c -U name,calls -o "$UNIT_TRACE" \
