@@ -155,10 +155,14 @@ func (c *confinement) restrictFiles(cfg config.Config, reads []string) error {
 			proc = append(proc, path)
 		}
 	}
+	own := []string{cfg.StateDir, filepath.Dir(cfg.AdminSocket)}
+	if filepath.IsAbs(cfg.MetricsListen) {
+		own = append(own, filepath.Dir(cfg.MetricsListen))
+	}
 	// V5 is the last version that has rules for files and none for the sockets by
 	// which systemd is told.
 	err = landlock.V5.BestEffort().RestrictPaths(
-		landlock.PathAccess(mayRemove, cfg.StateDir, filepath.Dir(cfg.AdminSocket)).IgnoreIfMissing(),
+		landlock.PathAccess(mayRemove, own...).IgnoreIfMissing(),
 		landlock.PathAccess(mayRead, readAgain(cfg, reads)...).IgnoreIfMissing(),
 		landlock.PathAccess(mayRead, proc[:min(1, len(proc))]...),
 		landlock.PathAccess(lsyscall.AccessFSReadFile, proc[min(1, len(proc)):]...),
