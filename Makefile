@@ -1,5 +1,5 @@
 # One line a target; `make demo` and `make test` do their own set-up.
-.PHONY: all build demo test fidelity members gateway faults attack soak flood bench profile lint fuzz reference clean
+.PHONY: all build demo test fidelity members gateway faults watch attack soak flood bench profile lint fuzz reference clean
 .PHONY: share dist install uninstall
 
 all: build share
@@ -24,6 +24,8 @@ members: ; scripts/members-test.sh
 gateway: ; scripts/gateway-test.sh
 
 faults: ; scripts/fault-test.sh
+
+watch: ; scripts/watch-test.sh
 
 attack: ; scripts/attack.sh
 

@@ -80,7 +80,7 @@ fuzz() {
 
 case "${1:-}" in
 "")
-	lint && unit && end_to_end netns-test.sh fault-test.sh tutorial-test.sh members-test.sh reload-test.sh gateway-test.sh exec-test.sh fidelity.sh attack.sh "soak.sh --for 60s" unit-test.sh dist-test.sh "bench.sh --quick" &&
+	lint && unit && end_to_end netns-test.sh fault-test.sh tutorial-test.sh members-test.sh reload-test.sh gateway-test.sh exec-test.sh watch-test.sh fidelity.sh attack.sh "soak.sh --for 60s" unit-test.sh dist-test.sh "bench.sh --quick" &&
 		AARPTUN_RUN_FLAGS="--offload-gso off" end_to_end netns-test.sh
 	;;
 --lint) lint ;;

@@ -84,9 +84,21 @@ func (m *topModel) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 			return m, m.look()
 		}
 	case tea.KeyMsg:
-		return m, m.key(msg)
+		return m, m.all(msg)
 	}
 	return m, nil
+}
+
+// all does what several keys say that were typed so fast that they came as one.
+func (m *topModel) all(msg tea.KeyMsg) tea.Cmd {
+	if msg.Type != tea.KeyRunes || len(msg.Runes) < 2 {
+		return m.key(msg)
+	}
+	var cmds []tea.Cmd
+	for _, r := range msg.Runes {
+		cmds = append(cmds, m.key(tea.KeyMsg{Type: tea.KeyRunes, Runes: []rune{r}}))
+	}
+	return tea.Batch(cmds...)
 }
 
 // key does what a key says.

@@ -149,6 +149,9 @@ func TestTopKeys(t *testing.T) {
 	if screen := m.View(); !strings.Contains(screen, "HELD") {
 		t.Errorf("it was held, and changed:\n%s", screen)
 	}
+	if screen := press(shown(topSample()), "2r1s/12"); !strings.Contains(screen, "[1 flows]  2 pins  3 members  by out reversed  filter: 12_") {
+		t.Errorf("keys that came as one:\n%s", screen)
+	}
 	for _, key := range []tea.KeyMsg{{Type: tea.KeyRunes, Runes: []rune("q")}, {Type: tea.KeyCtrlC}} {
 		if cmd := m.key(key); cmd == nil || cmd() != (tea.QuitMsg{}) {
 			t.Errorf("%v does not end it", key)
