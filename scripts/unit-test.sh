@@ -231,6 +231,14 @@ service() {
 	check "ping does" says "^from=$AA " lab ping $AA
 	check "a member with a responder is found" says 'member=m1$' lab connect "[$LO]:$PORT"
 	check "status is told" says 'prefixes' aarptun status
+	sed -i "s,^prefix = \[,prefix = [\"$PREFIX_LO4\"\, ," "$TMP/aarptun.toml"
+	kill -HUP "$DAEMON" || true
+	check "SIGHUP: another prefix is carried" eventually 5 says "$PREFIX_LO4" aarptun status
+	echo 'nonsense = 1' >>"$TMP/aarptun.toml"
+	kill -HUP "$DAEMON" || true
+	check "SIGHUP with a wrong file: it says so" eventually 5 grep -q nonsense "$TMP/service.log"
+	check "and goes on" says 'member=m1$' lab connect "[$AA]:$PORT"
+	sed -i '$d' "$TMP/aarptun.toml"
 	check "SIGTERM ends it with exit code 0" stop "$DAEMON"
 	check "the host is as before" same_state
 	check "every system call it made passes the filter" all_allowed aarptun
