@@ -40,16 +40,16 @@ func (h *Host) lead(family bool) error {
 		if err := h.writeDown(); err != nil {
 			return err
 		}
-		if h.lend {
-			if err := h.lendAddresses(); err != nil {
-				return err
-			}
+	}
+	if h.routed { // else AddRoutes will
+		if err := h.addRoutes(); err != nil {
+			return err
 		}
 	}
-	if !h.routed {
-		return nil // AddRoutes will
+	if family && h.lend {
+		return h.lendAddresses()
 	}
-	return h.addRoutes()
+	return nil
 }
 
 // unlead takes away the routes of prefixes, and those rules that are not the

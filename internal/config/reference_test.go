@@ -105,3 +105,19 @@ func TestEveryFieldHasAKey(t *testing.T) {
 		t.Errorf("%d of %d limits have a name", named, fields)
 	}
 }
+
+// The reference says of each key whether a reload changes it.
+func TestReferenceSaysWhatAReloadChanges(t *testing.T) {
+	for _, k := range keys {
+		at := regexp.MustCompile(`(?m)^#(` + k.Name + ` = .*|\[` + k.Name + `\])$`).FindStringIndex(Reference)
+		if at == nil {
+			t.Errorf("%s is not in the reference", k.Name)
+			continue
+		}
+		before := Reference[:at[0]]
+		paragraph := before[strings.LastIndex(before, "\n\n")+1:]
+		if says := strings.Contains(paragraph, "Reload"); says == k.Fixed {
+			t.Errorf("%s: fixed %v, and the reference says that a reload changes it %v:%s", k.Name, k.Fixed, says, paragraph)
+		}
+	}
+}

@@ -235,3 +235,30 @@ func TestNewFlowsOfAPassingPrefixAreNotPinned(t *testing.T) {
 	exchange(t, old, "after")
 	r.stop(t)
 }
+
+// Where the kernel does not take the routes, the other rooms go back too.
+func TestReloadThatTheKernelRefuses(t *testing.T) {
+	cfg := onHost(t)
+	cfg.Prefixes = cfg.Prefixes[:1]
+	d := &desk{}
+	r := startReloading(t, cfg, d.reload())
+	udp := dial(t, "udp", testAA)
+	exchange(t, udp, "before")
+	// For the kernel this is our rule, for it does not compare the inversion.
+	twin := []string{"fwmark", "0xaa", "lookup", "170", "priority", "17000", "protocol", "170"}
+	ip(t, append([]string{"-6", "rule", "add"}, twin...)...)
+	t.Cleanup(func() { ip(t, append([]string{"-6", "rule", "del"}, twin...)...) })
+	before := routes(t)
+	more := cfg
+	more.Prefixes = append(slices.Clone(cfg.Prefixes), netip.MustParsePrefix(testPrefix6), netip.MustParsePrefix("198.51.101.0/24"))
+	more.Static, more.LogLevel = nil, slog.LevelError
+	s := d.hangUp(t, r, more, nil)
+	if !strings.Contains(s.Config.Error, "cannot be set beside a rule of somebody else's") || len(s.Prefixes) != 1 || len(s.Config.Passing) > 0 {
+		t.Errorf("%+v, %v", s.Config, s.Prefixes)
+	}
+	if now := routes(t); now != before || d.level.Level() != slog.LevelInfo {
+		t.Errorf("something has changed: %v\n%s", d.level.Level(), now)
+	}
+	exchange(t, udp, "after")
+	exchange(t, dial(t, "udp", testAA), "a new one, with its static member")
+}
