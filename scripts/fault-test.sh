@@ -205,9 +205,21 @@ life() {
 	spawn "$TMP/notify.out" "$LAB" notify --socket "$TMP/notify.sock"
 	eventually 5 grep -q listening "$TMP/notify.out"
 	export NOTIFY_SOCKET=$TMP/notify.sock WATCHDOG_USEC=300000
-	start_aarptun --drain-timeout 3s
+	mkdir "$TMP/etc" "$TMP/elsewhere"
+	"$AARPTUN" keygen psk "$TMP/elsewhere/a.psk" >/dev/null
+	echo 'unresolved = "direct"' >"$TMP/etc/a.toml"
+	start_aarptun -c "$TMP/etc/a.toml" --drain-timeout 3s
 	unset NOTIFY_SOCKET WATCHDOG_USEC
 	check "each thread has CAP_NET_ADMIN and no more" promised
+	if grep -q 'landlock=' "$TMP/aarptun.log"; then
+		echo "psk-file = '$TMP/elsewhere/a.psk'" >"$TMP/etc/a.toml"
+		kill -HUP "$DAEMON"
+		check "a reload reads its file, and may read none in another directory" \
+			eventually 5 says "^reload +failed .*a.psk.*permission denied" aarptun status
+		echo 'unresolved = "reject"' >"$TMP/etc/a.toml"
+		kill -HUP "$DAEMON"
+		check "and goes on with the next one" eventually 5 not says '^reload +failed' aarptun status
+	fi
 	check "systemd hears that it is ready" eventually 5 grep -q READY=1 "$TMP/notify.out"
 	check "and that it lives" eventually 5 pings_exceed 3
 	kill -STOP "$DAEMON"
