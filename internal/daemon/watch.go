@@ -40,6 +40,8 @@ type figures struct{ house *house }
 func (s figures) Figures() metrics.Figures {
 	h := s.house
 	f := metrics.Figures{NAT: h.translator.Stats(), Resolver: h.resolver.Stats(), Ping: h.ping.Stats(), Stack: h.stack.Stats(), TUN: h.host.Stats()}
+	config := h.configStatus()
+	f.Config = metrics.Config{Loaded: config.Loaded, ReloadFailed: config.Error != ""}
 	if h.member != nil {
 		f.STUN = h.member.Stats()
 	}

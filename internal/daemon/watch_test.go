@@ -50,7 +50,7 @@ func TestADaemonThatIsWatched(t *testing.T) {
 		`aarptun_build_info{goversion="go`, `aarptun_flows{proto="tcp"} 1`, `aarptun_flows{proto="udp"} 1`, `aarptun_flows{proto="echo"} 0`,
 		`aarptun_flows_opened_total{proto="tcp"} 1`, `aarptun_flow_bytes_total{direction="out"} 28`, `aarptun_dial_duration_seconds_count 1`,
 		`aarptun_resolver_rtt_seconds_count{method="icmp"} 1`, `aarptun_resolver_rtt_seconds_count{method="stun"} 0`,
-		`aarptun_flows_limited_total{limit="flows"} 0`, "process_open_fds ", "go_goroutines ",
+		`aarptun_flows_limited_total{limit="flows"} 0`, "aarptun_config_reload_successful 1", "aarptun_config_loaded_timestamp_seconds 1", "process_open_fds ", "go_goroutines ",
 	} {
 		if !strings.Contains(text, "\n"+want) {
 			t.Errorf("no %q in\n%s", want, text)

@@ -31,6 +31,13 @@ type Figures struct {
 	Stack    stack.Stats
 	TUN      tun.Stats
 	Capture  capture.Stats
+	Config   Config
+}
+
+// Config is how the configuration stands.
+type Config struct {
+	Loaded       time.Time // when it was read
+	ReloadFailed bool      // the last reload changed nothing
 }
 
 const namespace = "aarptun_"

@@ -43,6 +43,9 @@ func counting() (f Figures, at map[float64]string) {
 		switch v.Interface().(type) {
 		case nat.Histogram, map[string]resolver.Histogram:
 			return
+		case time.Time:
+			v.Set(reflect.ValueOf(time.Unix(int64(value(path)), 0)))
+			return
 		}
 		switch v.Kind() {
 		case reflect.Struct:
@@ -54,8 +57,10 @@ func counting() (f Figures, at map[float64]string) {
 		case reflect.Int:
 			v.SetInt(int64(value(path)))
 		case reflect.Bool:
+			if path != ".Config.ReloadFailed" { // false is shown as 1, and would be taken for another
+				at[1] = path
+			}
 			v.SetBool(true)
-			at[1] = path
 		}
 	}
 	fill("", reflect.ValueOf(&f).Elem())

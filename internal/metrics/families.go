@@ -132,6 +132,8 @@ func deviceFamilies() []family {
 		}),
 		gauged("routes_contested", "1 while what is put back is taken away again.", func(f Figures) int { return bit(f.TUN.Contest) }),
 		counted("route_notices_lost_total", "How often the kernel had more to say about routes than there was room for.", func(f Figures) uint64 { return f.TUN.Resyncs }),
+		gauged("config_loaded_timestamp_seconds", "When the configuration that counts was read.", func(f Figures) int { return int(f.Config.Loaded.Unix()) }),
+		gauged("config_reload_successful", "0 if the last reload changed nothing, for what was wrong.", func(f Figures) int { return bit(!f.Config.ReloadFailed) }),
 		counted("capture_packets_total", "Packets written to the file of --pcap.", func(f Figures) uint64 { return f.Capture.Packets }),
 		counted("capture_bytes_total", "Bytes of those packets.", func(f Figures) uint64 { return f.Capture.Bytes }),
 		by("reason", "capture_dropped_total", "Packets not written: the file was too far behind, had reached its size, or failed.", func(f Figures) []sample {
