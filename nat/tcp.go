@@ -120,6 +120,9 @@ func (t *Translator) dialMember(ctx context.Context, f *flow, m Meta) (OutsideTC
 	if err == nil || ctx.Err() != nil || !ua.IsValid() || reasonFor(err) == Busy {
 		return conn, err
 	}
+	if ua == f.tuple.Anycast.Addr() && reasonFor(err) == Refused {
+		return conn, err // the address itself, unresolved: nobody else could be meant
+	}
 	t.resolver.Suspect(f.tuple.Anycast.Addr(), ua)
 	t.stats.retried.Add(1)
 	t.logFlow("member did not take the flow, trying once more", f.tuple, ua, err)

@@ -37,7 +37,7 @@ func (r *Resolver) discover(policy Policy, aa netip.Addr) ([]Pin, error) {
 	if uas := r.rules.Load().Static[aa]; len(uas) > 0 {
 		return r.pinStatic(policy, aa, uas)
 	}
-	first, err := r.probe(policy, aa, 0, r.probeTimeout)
+	first, err := r.probe(policy, aa, 0, r.patienceFor(policy))
 	if errors.Is(err, errMissed) {
 		// The host that is reached has AA and no responder any more. Another
 		// path may lead to a member that has one; the responder's own prober
@@ -47,8 +47,14 @@ func (r *Resolver) discover(policy Policy, aa netip.Addr) ([]Pin, error) {
 			return pins, nil
 		}
 	}
+	if err != nil && policy.passes() && isPassable(err) && !r.cache.hasMember(aa, time.Now(), r.selector.stale) {
+		return []Pin{r.pinThrough(aa, noMethod, 0)}, nil
+	}
 	if err != nil {
 		return nil, err
+	}
+	if first.SelfAnswer && policy.passes() {
+		return []Pin{r.pinThrough(aa, first.Method, first.RTT)}, nil
 	}
 	if r.selector.how == First || first.SelfAnswer {
 		return []Pin{first}, nil

@@ -51,6 +51,14 @@ const (
 	Direct Unresolved = iota
 	// Reject is [ErrSelfAnswer].
 	Reject
+	// Through is for prefixes of which most addresses are ordinary ones: an
+	// address that answers from itself, one that does not answer, and one whose
+	// answers are not believed, are all used themselves, for [throughFor]. There is
+	// no warning, and less patience; see through.go. Only at level Nonce or
+	// AllowList, and only where our own sockets do not pass the TUN.
+	Through
+	// Straight uses AA itself without asking anybody. As Through else.
+	Straight
 )
 
 // Policy is how the addresses of one anycast prefix are resolved.
@@ -109,6 +117,7 @@ const (
 	RefusedAnycast  Refusal = "inside an anycast prefix, so it would be routed back into the TUN"
 	RefusedNotAllow Refusal = "outside the member prefixes"
 	RefusedSelf     Refusal = "the anycast address itself"
+	RefusedPrivate  Refusal = "a private address, for one that is not"
 	RefusedProof    Refusal = "not proved as the prefix demands"
 	RefusedResponds Refusal = "the anycast address itself, whose responder was heard of late"
 )
@@ -122,6 +131,8 @@ func (r *Resolver) judge(p Policy, aa, ua netip.Addr) (refusal Refusal, selfAnsw
 		return RefusedClass, false
 	case ua.Is4() != aa.Is4() || ua.Is4In6():
 		return RefusedFamily, false
+	case ua == aa && p.passes():
+		return "", true
 	case ua == aa:
 		if p.Trust() > Nonce || p.Unresolved == Reject {
 			return RefusedSelf, true
@@ -130,6 +141,9 @@ func (r *Resolver) judge(p Policy, aa, ua netip.Addr) (refusal Refusal, selfAnsw
 	}
 	if r.rules.Load().carries(ua) {
 		return RefusedAnycast, false
+	}
+	if p.passes() && ua.IsPrivate() && !aa.IsPrivate() {
+		return RefusedPrivate, false
 	}
 	if r.isLocal(ua) {
 		return RefusedOwn, false
@@ -149,8 +163,11 @@ func (p Policy) validate() error {
 	if p.Proof != 0 && p.Proof != PSK && p.Proof != Ed25519 {
 		return fmt.Errorf("resolver: Proof must be PSK or Ed25519, not %v", p.Proof)
 	}
-	if p.Unresolved != Direct && p.Unresolved != Reject {
-		return errors.New("resolver: Unresolved must be Direct or Reject")
+	if p.Unresolved > Straight {
+		return errors.New("resolver: Unresolved must be Direct, Reject, Through or Straight")
+	}
+	if p.passes() && p.Proof != 0 {
+		return fmt.Errorf("resolver: %v lets through who proves nothing, and Proof asks for %v", p.Prefix, p.Proof)
 	}
 	return nil
 }

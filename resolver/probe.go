@@ -31,6 +31,7 @@ type inquiry struct {
 	patient <-chan time.Time
 	late    bool // the patience for a better answer than a self-answer is over
 	missed  bool // there is no responder where one was known to be
+	through bool // most addresses asked are ordinary ones
 }
 
 // probe asks with all probers side by side, along the path of that number, and
@@ -38,7 +39,7 @@ type inquiry struct {
 func (r *Resolver) probe(policy Policy, aa netip.Addr, path int, timeout time.Duration) (Pin, error) {
 	ctx, cancel := context.WithTimeout(r.life, timeout)
 	defer cancel()
-	q := inquiry{ctx: ctx, cancel: cancel, said: make(chan said), worst: ErrNoAnswer, selves: make(map[int]bool)}
+	q := inquiry{ctx: ctx, cancel: cancel, said: make(chan said), worst: ErrNoAnswer, selves: make(map[int]bool), through: policy.passes()}
 	for i, p := range r.probers {
 		if !p.Serves(aa) || p.Proves() < policy.Proof {
 			continue
@@ -112,7 +113,7 @@ func (q *inquiry) hear(s said) {
 		q.selves[s.prober] = true
 		q.quiet--
 		if q.patient == nil {
-			q.patient = time.After(selfWait)
+			q.patient = time.After(q.selfWait(s.pin.RTT))
 		}
 	}
 	if severity(s.err) > severity(q.worst) {
@@ -173,8 +174,11 @@ func (r *Resolver) conclude(aa netip.Addr, q *inquiry) (Pin, error) {
 		default:
 			q.worst = errUnnamed
 		}
-	case q.self.Member.IsValid():
+	case q.self.Member.IsValid() && !q.through:
 		r.tellSelf(aa, q.self)
+		return q.self, nil
+	case q.self.Member.IsValid():
+		r.stats.selfAnswers.Add(1)
 		return q.self, nil
 	}
 	return Pin{}, fmt.Errorf("%w: %v", q.worst, aa)

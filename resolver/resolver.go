@@ -215,6 +215,9 @@ func (r *Resolver) lookup(ctx context.Context, client, aa netip.Addr) (Pin, erro
 	if r.rules.Load().passes(aa) {
 		return passing(aa, now), nil
 	}
+	if r.rules.Load().isStraight(aa) {
+		return r.pinThrough(aa, noMethod, 0), nil
+	}
 	if f := r.cache.find(&r.selector, client, aa, now); f.ok {
 		r.stats.hits.Add(1)
 		if f.renew && f.err == nil {

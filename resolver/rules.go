@@ -62,10 +62,10 @@ func (r *Rules) passes(aa netip.Addr) bool {
 	return !resolved && slices.ContainsFunc(r.Passing, func(p netip.Prefix) bool { return p.Contains(aa) })
 }
 
-// carries reports whether packets to a lead here.
+// carries reports whether packets of ours to a lead here.
 func (r *Rules) carries(a netip.Addr) bool {
-	_, resolved := r.policyFor(a)
-	return resolved || r.passes(a)
+	p, resolved := r.policyFor(a)
+	return resolved && !p.passes() || r.passes(a)
 }
 
 // passing is the pin of an address that flows are carried on to. It is not kept.
