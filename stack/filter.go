@@ -127,7 +127,7 @@ func (s *Stack) judge(b []byte) (packet, verdict) {
 		return p, dropMalformed
 	case !s.isAnycast(p.dst):
 		return p, dropDestination
-	case !canBeAnswered(p.src) || s.isAnycast(p.src):
+	case !canBeAnswered(p.src) || s.isAnycast(p.src) && !s.all:
 		return p, dropSource
 	case p.later:
 		return p, admit // netstack reassembles it, or not
@@ -166,6 +166,9 @@ func judgeICMP(message []byte, v6 bool) verdict {
 }
 
 func (s *Stack) isAnycast(a netip.Addr) bool {
+	if s.all {
+		return a.IsGlobalUnicast() && !a.Is4In6()
+	}
 	for _, p := range *s.prefixes.Load() {
 		if p.Contains(a) {
 			return true

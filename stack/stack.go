@@ -58,6 +58,10 @@ type Config struct {
 	MTU      int            // of the device, bytes
 	Prefixes []netip.Prefix // the anycast prefixes: only packets to them are let in
 
+	// Everything lets in packets to any unicast address, and Prefixes do not
+	// count: the device is the only way out of a namespace.
+	Everything bool
+
 	// TCPOffload is whether the device takes TCP packets of up to 64 KiB, which
 	// it cuts into segments of the MTU, and fills in checksums; UDPOffload is
 	// whether it does so with several datagrams of one size.
@@ -104,6 +108,7 @@ type Stack struct {
 	device   Device
 	handler  Handler
 	prefixes atomic.Pointer[[]netip.Prefix]
+	all      bool // packets to any unicast address are let in
 	log      *slog.Logger
 	net      *gstack.Stack
 	link     *link
@@ -144,7 +149,7 @@ func New(d Device, h Handler, c Config) (*Stack, error) {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Stack{
-		device: d, handler: h, log: c.Log,
+		device: d, handler: h, all: c.Everything, log: c.Log,
 		pending:  pendingSYNs{limit: c.Handshakes, patience: cmp.Or(c.synPatience, defaultSYNPatience), syns: make(map[gstack.TransportEndpointID]*pendingSYN)},
 		udp:      udpFlows{flows: make(map[nat.Tuple]*udpInside)},
 		echoes:   make(chan struct{}, c.Echoes),
