@@ -33,19 +33,33 @@ const (
 // device that exists already, which IFF_TUN_EXCL forbids, and runs a listener
 // for link events that nobody here would read.
 func createDevice(name string) (*Device, error) {
-	fd, err := unix.Open(clonePath, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	fd, err := openDevice(name)
+	if err != nil {
+		return nil, err
+	}
+	return hold(fd)
+}
+
+// openDevice makes the device behind a descriptor.
+func openDevice(name string) (fd int, err error) {
+	fd, err = unix.Open(clonePath, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
-		return nil, fmt.Errorf("%w: %s: load the module with 'modprobe tun', or give the container that device: %w", ErrNoTUN, clonePath, err)
+		return -1, fmt.Errorf("%w: %s: load the module with 'modprobe tun', or give the container that device: %w", ErrNoTUN, clonePath, err)
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
-		return nil, fmt.Errorf("tun: %s may not be opened: run as root, or allow it with 'chmod 0666 %s': %w", clonePath, clonePath, os.ErrPermission)
+		return -1, fmt.Errorf("tun: %s may not be opened: run as root, or allow it with 'chmod 0666 %s': %w", clonePath, clonePath, os.ErrPermission)
 	case err != nil:
-		return nil, fmt.Errorf("tun: open %s: %w", clonePath, err)
+		return -1, fmt.Errorf("tun: open %s: %w", clonePath, err)
 	}
 	if err := attach(fd, name); err != nil {
-		return nil, errors.Join(err, unix.Close(fd))
+		return -1, errors.Join(err, unix.Close(fd))
 	}
-	opened, _, err := wgtun.CreateUnmonitoredTUNFromFD(fd) // owns fd from here, also when it fails
+	return fd, nil
+}
+
+// hold sets up what is behind a descriptor, which it owns, also when it fails.
+func hold(fd int) (*Device, error) {
+	opened, name, err := wgtun.CreateUnmonitoredTUNFromFD(fd)
 	if err != nil {
 		err = fmt.Errorf("tun: set up %s: %w", name, err)
 		if opened != nil {
