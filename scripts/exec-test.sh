@@ -20,7 +20,7 @@ INSIDE=
 PARTS=()
 for word in "$@"; do
 	case "$word" in
-	netns) PARTS+=("$word") ;;
+	netns | run | terminal | forbidden | leaves) PARTS+=("$word") ;;
 	--inside) INSIDE=1 ;;
 	-h | --help)
 		usage
@@ -32,7 +32,7 @@ for word in "$@"; do
 		;;
 	esac
 done
-[ ${#PARTS[@]} -gt 0 ] || PARTS=(netns)
+[ ${#PARTS[@]} -gt 0 ] || PARTS=(netns run terminal forbidden leaves)
 
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 
@@ -49,7 +49,7 @@ own_run
 
 aarptun() { on client "$AARPTUN" "$@"; }
 
-for part in "${PARTS[@]}"; do
+for part in netns run terminal limits; do
 	# shellcheck source=scripts/exec-netns.bash
 	. "$ROOT/scripts/exec-$part.bash"
 done

@@ -21,6 +21,7 @@ import (
 	"aarptun/resolver"
 	"aarptun/resolver/member"
 	"aarptun/tun"
+	"aarptun/tun/netns"
 )
 
 // The exit codes, after sysexits(3).
@@ -49,7 +50,20 @@ var exitMeanings = []exitMeaning{
 	{exitConfig, "the host is not as it must be", "device, table, socket or port are taken, there is no TUN, a configuration file is wrong, or others can read a key file; the host was left as it was"},
 }
 
-func main() { os.Exit(run(os.Args[1:])) }
+func main() {
+	if isChild, err := netns.Child(); isChild { // it has not become the command
+		os.Exit(max(finish(err), exitFailed))
+	}
+	os.Exit(run(os.Args[1:]))
+}
+
+// finish says what has gone wrong, and returns the exit code for it.
+func finish(err error) int {
+	if err != nil && !errors.Is(err, errSaid) {
+		fmt.Fprintln(os.Stderr, "aarptun:", oneLine(err))
+	}
+	return exitCode(err)
+}
 
 // run is main with its exit code returned, so that deferred calls are made.
 func run(args []string) int {
@@ -60,11 +74,7 @@ func run(args []string) int {
 	defer context.AfterFunc(ctx, stop)()
 	root := newRoot()
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
-	if err != nil && !errors.Is(err, errSaid) {
-		fmt.Fprintln(os.Stderr, "aarptun:", oneLine(err))
-	}
-	return exitCode(err)
+	return finish(root.ExecuteContext(ctx))
 }
 
 // errSaid ends the program without another word, because the output has
@@ -79,9 +89,17 @@ func (e hostError) Unwrap() error { return e.error }
 func exitCode(err error) int {
 	var usage usageError
 	var host hostError
+	var ended endedError
+	var execute executeError
 	switch {
 	case err == nil:
 		return exitOK
+	case errors.As(err, &ended):
+		return int(ended)
+	case errors.As(err, &execute):
+		return execute.code
+	case errors.Is(err, netns.ErrNotExecuted):
+		return exitNotExecutable
 	case errors.Is(err, os.ErrPermission):
 		return exitPermission
 	case errors.Is(err, config.ErrFile):
@@ -118,6 +136,7 @@ Exit codes: 0 ok, 1 failed, 64 wrong usage, 69 no answer, 77 no permission,
 a key file that others can read, a wrong configuration file).`,
 		Example: `  aarptun run -p 2001:db8:aa::/64        # as root: carry that prefix until Ctrl-C
   aarptun resolve 2001:db8:aa::1         # which member is it now?
+  aarptun exec -- curl https://api.example.net/   # one command, without root
   aarptun flows                          # who talks to which member
   aarptun help run                       # how a command is used`,
 		SilenceErrors: true,
@@ -128,7 +147,7 @@ a key file that others can read, a wrong configuration file).`,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	root.SetVersionTemplate(versionText() + "\n")
-	root.AddCommand(newRun(), newCheckConfig(), newResolve(), newStatus(), newFlows(), newPins(), newTop(), newMember(), newKeygen(), newDoctor(), newCleanup(), newVersion(), newCompletion())
+	root.AddCommand(newRun(), newExec(), newCheckConfig(), newResolve(), newStatus(), newFlows(), newPins(), newTop(), newMember(), newKeygen(), newDoctor(), newCleanup(), newVersion(), newCompletion())
 	root.SetHelpCommand(newHelp())
 	root.SetFlagErrorFunc(flagError)
 	for _, c := range root.Commands() {

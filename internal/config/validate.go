@@ -21,6 +21,42 @@ func (c Config) Validate() error {
 	return nil
 }
 
+// ValidateExec is [Config.Validate] for `aarptun exec`, which needs no prefix, since
+// every address can be asked, and no place for a socket or a journal.
+func (c Config) ValidateExec() error {
+	checks := []func() error{c.checkPrefixes, c.checkStatic, c.checkKeys, c.checkDevice, c.checkRest}
+	if len(c.Prefixes) == 0 {
+		for _, key := range []string{"psk-file", "pubkey", "static", "unresolved"} {
+			if c.has(key) {
+				return wrong(key, "", "--%s is about anycast addresses, and none are given: name the prefixes, such as -p 2001:db8:aa::/64", key)
+			}
+		}
+		checks = checks[3:]
+	}
+	if c.AdminSocket != "" {
+		checks = append(checks, c.ValidatePaths)
+	}
+	for _, check := range checks {
+		if err := check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// has says whether a key that is about prefixes was given.
+func (c Config) has(key string) bool {
+	switch key {
+	case "psk-file":
+		return len(c.PSKFiles) > 0
+	case "pubkey":
+		return len(c.PublicKeys) > 0
+	case "static":
+		return len(c.Static) > 0
+	}
+	return len(c.Unresolved) > 1 || c.Unresolved.For(AllPrefixes) != Direct
+}
+
 func (c Config) checkPrefixes() error {
 	if len(c.Prefixes) == 0 {
 		return wrong("prefix", "", "no anycast prefix given: name at least one, such as -p 2001:db8:aa::/64, or a file that does with -c")

@@ -45,7 +45,7 @@ func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 		return err
 	}
 	defer func() { err = errors.Join(err, host.Close(), leave()) }()
-	house, err := build(cfg, version, host, log, reload)
+	house, err := build(cfg, version, hostPlace(cfg, host), log, reload)
 	if err != nil {
 		return err
 	}
@@ -56,27 +56,28 @@ func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 
 // house is the assembled rooms.
 type house struct {
-	host       *tun.Host
+	host       *tun.Host // nil for a command's device, of which nothing is to be put back
 	ping       *ping.Socket
 	kernel     *nat.Kernel
 	member     *member.Prober // nil if responders are not asked
 	resolver   *resolver.Resolver
 	translator *nat.Translator
 	stack      *stack.Stack
-	admin      *admin.Server
+	admin      *admin.Server   // nil if nobody is to be answered
 	metrics    *metrics.Server // nil if nobody may ask
 	capture    *capture.Tap    // nil if nothing is written
 	confined   *confinement
 	log        *slog.Logger
 
+	place     place
 	reloading Reload
 	now       current
 
 	carries chan struct{} // is closed when flows are carried
 }
 
-func build(cfg config.Config, version string, host *tun.Host, log *slog.Logger, reload Reload) (h *house, err error) {
-	h = &house{host: host, log: log, reloading: reload, carries: make(chan struct{})}
+func build(cfg config.Config, version string, at place, log *slog.Logger, reload Reload) (h *house, err error) {
+	h = &house{host: at.host, place: at, log: log, reloading: reload, carries: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, h.discard())
@@ -86,6 +87,7 @@ func build(cfg config.Config, version string, host *tun.Host, log *slog.Logger, 
 	if err != nil {
 		return h, err
 	}
+	p.rules.Policies = append(p.rules.Policies, at.policies(cfg)...)
 	h.now.plan, h.now.loaded = p, time.Now()
 	if h.ping, err = ping.Open(ping.Config{Mark: cfg.SocketMark()}); err != nil {
 		return h, err
@@ -93,18 +95,18 @@ func build(cfg config.Config, version string, host *tun.Host, log *slog.Logger, 
 	if h.member, err = newMember(cfg, p.rings, log); err != nil {
 		return h, err
 	}
-	if h.resolver, err = newResolver(p, h.ping, h.member, isLocal(cfg, host), log); err != nil {
+	if h.resolver, err = newResolver(p, h.ping, h.member, at.isLocal, log); err != nil {
 		return h, err
 	}
 	if h.kernel, err = nat.NewKernel(tun.Control(cfg.SocketMark())); err != nil {
 		return h, err
 	}
-	sourceFor, err := sourceOf(cfg, h.kernel, isLocal(cfg, host))
+	sourceFor, err := sourceOf(cfg, h.kernel, at.isLocal)
 	if err != nil {
 		return h, err
 	}
 	h.translator, err = nat.New(nat.Config{
-		Resolver: h.resolver, Outside: h.kernel, Pinger: h.ping, Source: sourceFor, Limits: p.limits, Log: log,
+		Resolver: at.resolver(h.resolver), Outside: at.outside(h.kernel), Pinger: h.ping, Source: sourceFor, Limits: p.limits, Log: log,
 	})
 	if err != nil {
 		return h, err
@@ -114,18 +116,18 @@ func build(cfg config.Config, version string, host *tun.Host, log *slog.Logger, 
 		return h, err
 	}
 	h.stack, err = stack.New(device, h.translator, stack.Config{
-		MTU: host.MTU(), Prefixes: p.led, Log: log,
-		TCPOffload: host.Offload().TCP, UDPOffload: host.Offload().UDP,
+		MTU: at.mtu, Prefixes: p.led, Everything: at.everything, Log: log,
+		TCPOffload: at.offload.TCP, UDPOffload: at.offload.UDP,
 	})
-	if err != nil {
+	if err != nil || cfg.AdminSocket == "" {
 		return h, err
 	}
 	if err := h.listenMetrics(cfg, version, log); err != nil {
 		return h, err
 	}
 	h.admin, err = admin.Listen(cfg.AdminSocket, &source{house: h, version: version, started: time.Now()}, log)
-	if err != nil {
-		return h, err
+	if err != nil || h.host == nil {
+		return h, err // what carries one command has only what its user has
 	}
 	h.confined, err = confine(cfg, reload.files())
 	return h, err

@@ -81,7 +81,10 @@ type source struct {
 
 // Status implements [admin.Source].
 func (s *source) Status() admin.Status {
-	rooms := map[string]any{"ping": s.house.ping.Stats(), "stack": s.house.stack.Stats(), "tun": s.house.host.Stats()}
+	rooms := map[string]any{"ping": s.house.ping.Stats(), "stack": s.house.stack.Stats()}
+	if s.house.host != nil {
+		rooms["tun"] = s.house.host.Stats()
+	}
 	if s.house.member != nil {
 		rooms["stun"] = s.house.member.Stats()
 	}
@@ -91,7 +94,7 @@ func (s *source) Status() admin.Status {
 	goroutines, files, resident := ownUse()
 	return admin.Status{
 		Version: s.version, PID: os.Getpid(), Started: s.started,
-		Device: s.house.host.Name(), MTU: s.house.host.MTU(), Prefixes: s.house.now.config().Prefixes, Config: s.house.configStatus(), PreserveSource: s.house.now.config().PreserveSource,
+		Device: s.house.place.name, MTU: s.house.place.mtu, Prefixes: s.house.now.config().Prefixes, Config: s.house.configStatus(), PreserveSource: s.house.now.config().PreserveSource,
 		Goroutines: goroutines, OpenFiles: files, ResidentBytes: resident,
 		NAT: s.house.translator.Stats(), Resolver: s.house.resolver.Stats(),
 		Rooms: rooms,

@@ -11,13 +11,13 @@ import (
 
 // tapped returns the device, behind a tap if what crosses it is to be written.
 func (h *house) tapped(cfg config.Config, version string) (stack.Device, error) {
-	device := h.host.Device()
+	device := h.place.device
 	if cfg.Pcap == "" {
 		return device, nil
 	}
 	var err error
 	h.capture, err = capture.Open(device, capture.Config{
-		Path: cfg.Pcap, Size: cfg.PcapSize, Device: h.host.Name(), Version: version, Log: h.log,
+		Path: cfg.Pcap, Size: cfg.PcapSize, Device: h.place.name, Version: version, Log: h.log,
 	})
 	return h.capture, err
 }

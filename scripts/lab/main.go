@@ -27,6 +27,11 @@ var commands = map[string]func(args []string) error{
 	"intercept": intercept,
 	"notify":    notify,
 	"abuse":     abuse,
+	"dns":       dns,
+	"lookup":    lookup,
+	"web":       web,
+	"get":       get,
+	"sink":      sink,
 }
 
 func main() {

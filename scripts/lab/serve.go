@@ -114,3 +114,26 @@ func serveUDP(packets net.PacketConn, name string, j *journal) {
 		_, _ = packets.WriteTo(append([]byte(name+" "), buf[:n]...), from)
 	}
 }
+
+// sink takes one connection and says what came, and how it ended.
+func sink(args []string) error {
+	f := flag.NewFlagSet("sink", flag.ExitOnError)
+	addr := f.String("addr", ":7001", "where to listen")
+	_ = f.Parse(args) // exits on error
+	listener, err := net.Listen("tcp", *addr)
+	if err != nil {
+		return err
+	}
+	fmt.Println("sinking")
+	conn, err := listener.Accept()
+	if err != nil {
+		return err
+	}
+	n, err := io.Copy(io.Discard, conn)
+	if err != nil {
+		fmt.Printf("%d bytes, then %v\n", n, err)
+	} else {
+		fmt.Printf("%d bytes, then EOF\n", n)
+	}
+	return conn.Close()
+}

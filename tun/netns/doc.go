@@ -1,5 +1,5 @@
 // Package netns is for clients that live in another network namespace than we
-// do: a container, a pod, or a command that was started for it.
+// do: a container, a pod, or one command.
 //
 // # Theory of operation
 //
@@ -26,4 +26,21 @@
 // there any more but by us, and its context ends. A descriptor that some process
 // holds without living there, and a name that only another mount namespace has,
 // are not seen.
+//
+// # One command
+//
+// [Exec] makes a namespace for one command, as a plain user. Three processes take part,
+// each of them this program:
+//
+//	the first     is what the shell waits for: it makes the [Plan], starts the other
+//	              two, and hands on signals, stops and the end (supervise.go)
+//	the child     is cloned into new namespaces, makes the device there ([Child]),
+//	              sends its descriptor to the daemon, and becomes the command
+//	the daemon    takes the device ([Daemon], [Carrier]) and carries its packets,
+//	              until the first process says that the command has ended
+//
+// They find out by a variable of the environment which they are, and are held
+// together by two pairs of sockets, so that the end of one is known to the others at
+// once. When the first process is killed, the kernel kills the command, and the daemon
+// reads the end of its socket. Nothing has a name that two runs could fight for.
 package netns
