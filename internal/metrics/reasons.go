@@ -20,6 +20,7 @@ var resolverReasons = map[resolver.Refusal]string{
 	resolver.RefusedAnycast:  "anycast_prefix",
 	resolver.RefusedNotAllow: "not_allowed",
 	resolver.RefusedSelf:     "self",
+	resolver.RefusedPrivate:  "private_address",
 	resolver.RefusedProof:    "not_proved",
 	resolver.RefusedResponds: "self_with_responder",
 }
