@@ -119,6 +119,20 @@ func TestTCPRetriesOnAFreshMember(t *testing.T) {
 	})
 }
 
+// An address that is used itself has no other member that could be meant.
+func TestTCPToTheAddressItselfIsRefusedAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tuple := testTuple(TCP, 4000, 80)
+		aa := tuple.Anycast.Addr()
+		n := &fakeNet{serve: map[netip.Addr]serveFunc{aa: refuse}}
+		tr := newTestTranslator(t, &fakeResolver{members: []netip.Addr{aa}}, n, nil, Limits{})
+		tr.ServeTCP(t.Context(), tuple, newFakeTCP())
+		if s := tr.Stats(); s.Retried != 0 || s.Rejected != 1 {
+			t.Errorf("stats: %+v", s)
+		}
+	})
+}
+
 func TestTCPClientGivesUpDuringTheDial(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := &fakeNet{serve: map[netip.Addr]serveFunc{testU1: silent}}

@@ -56,4 +56,7 @@
 // last 10 minutes, a self-answer counts for nothing, at every level: a member
 // that drains, or whose responder has died, answers an echo as before. If there is
 // none any more on the host that was reached, the other paths are asked.
+//
+// Where every address is asked, most are ordinary ones, and what is not resolved is
+// used itself: see [Through] and through.go.
 package resolver

@@ -10,9 +10,14 @@ usage() {
 		  (nothing)  all parts
 		  netns      run --netns, by name, path and process: what it carries, what it
 		             leaves alone, the end of the namespace, kill -9
+		  run        exec: what CMD is, what it reaches, names
+		  terminal   exec: signals, Ctrl-C, Ctrl-Z, at terminals of its own
+		  forbidden  exec: what the kernel may not allow
+		  leaves     exec: 100 runs, or as many as RUNS says, leave nothing behind
 
 		AARPTUN and LAB may name binaries to use instead of building them.
-		Exit code 77: this kernel or user may not make the namespaces.
+		Exit code 77: this kernel or user may not make the namespaces, or, for exec,
+		is not root, who alone can be two users.
 	END
 }
 
