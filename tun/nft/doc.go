@@ -1,0 +1,49 @@
+// Package nft lets the kernel carry the flows of addresses that are pinned: one
+// table of nftables that rewrites AA to UA, and what the kernel's connection
+// tracking knows of the flows that went that way.
+//
+// # Theory of operation
+//
+// The TUN remains the truth. What the table does not know goes there as ever,
+// is resolved there, and what comes of it is put into a map of the table for as
+// long as the pin lives ([Table.Set]). The first packet of a later flow finds
+// the map, and the kernel sends it and all that follow to the member:
+//
+//	chain output { type nat hook output priority -105
+//	    meta mark 0xaa return
+//	    ip6 daddr @aa6 jump flow6
+//	}
+//	chain pin6 {
+//	    dnat ip6 to ip6 daddr map @pins6
+//	}
+//
+// A nat chain is asked for the first packet of a flow only. What it decides
+// stays with the flow's entry in the connection tracking, so a flow keeps its
+// member whatever becomes of the map, of the table's rules or of this process.
+// It also keeps a flow that began in the TUN there, when its AA is pinned in the
+// middle of it. That holds for as long as the entry does. So a TCP flow that the
+// kernel meets in its middle is none that the table may have, and UDP and echo
+// flows get time-outs of their own: that of the promise for those that the
+// kernel carries, and a longer one than the TUN's for those that it does not.
+//
+// The route is looked up before and after. Before, the address leads into the
+// TUN, which has none of its own, so that the uplink's is taken as the source;
+// the output chain then has the kernel look the new destination up.
+//
+// A member that does not answer is noticed in the path of the packets: a SYN
+// that is sent again, or an ICMP error that says that the member cannot be
+// reached, puts (AA, UA) into a set for ten seconds, in which the map's word
+// does not count. The next flow goes to the TUN, which tries the member itself
+// and says to the resolver what it finds.
+//
+// # What must last
+//
+// The kernel translates for as long as any nat chain exists in the network
+// namespace. So a table whose owner is killed is adopted by the next, and never
+// removed and made anew: chains and maps are replaced in one transaction. Nor
+// are the objects with the time-outs touched, since the entries of living flows
+// point to them.
+//
+// Nothing but this table is ever changed, and entries of the connection
+// tracking only when flows are to be cut.
+package nft
