@@ -18,6 +18,18 @@ func (r *Resolver) Pins() []Pin {
 	return pins
 }
 
+// Changed tells that [Resolver.Pins] may return others than before: one was
+// found, renewed or taken back. One notice stands for all since the last that was
+// taken. That a pin has expired is no change.
+func (r *Resolver) Changed() <-chan struct{} { return r.changed }
+
+func (r *Resolver) tellChange() {
+	select {
+	case r.changed <- struct{}{}:
+	default: // one waits already
+	}
+}
+
 func (c *cache) list(s *selector, now time.Time) []Pin {
 	c.mu.RLock()
 	defer c.mu.RUnlock()

@@ -213,6 +213,7 @@ func (r *Resolver) consider(policy Policy, aa netip.Addr, method string, a Answe
 	if a.Draining {
 		r.stats.draining.Add(1)
 		r.cache.retire(aa, a.UA)
+		r.tellChange()
 		r.log.Debug("the member takes no new flows", "anycast", aa, "member", a.UA)
 		return Pin{}, ErrDraining
 	}

@@ -132,6 +132,7 @@ type Resolver struct {
 	pace     *rate.Limiter // of discovery
 	cache    cache
 	stats    counters
+	changed  chan struct{} // has room for one
 }
 
 // New returns a Resolver, or an error that names what is wrong with c.
@@ -154,6 +155,7 @@ func New(c Config) (*Resolver, error) {
 		cache:        newCache(cmp.Or(c.MaxPins, defaultMaxPins)),
 		selector:     newSelector(c.Sticky, c.Select, c.Stale),
 		pace:         rate.NewLimiter(discoverRate, Paths),
+		changed:      make(chan struct{}, 1),
 	}
 	r.rules.Store(rules.own())
 	r.stats.rtt = make(map[string]*histogram)
@@ -252,8 +254,12 @@ func (r *Resolver) settle(f found, client netip.Addr, now time.Time) (Pin, error
 		r.stats.stale.Add(1)
 		f.pin.Stale = true
 	}
-	if f.keep && !r.cache.keep(pinKey{client, f.pin.Anycast}, clientPin{f.pin.Member, f.pin.Expires}, now) {
-		r.stats.cacheFull.Add(1)
+	if f.keep {
+		if r.cache.keep(pinKey{client, f.pin.Anycast}, clientPin{f.pin.Member, f.pin.Expires}, now) {
+			r.tellChange()
+		} else {
+			r.stats.cacheFull.Add(1)
+		}
 	}
 	return f.pin, nil
 }
@@ -314,6 +320,7 @@ func (r *Resolver) ask(aa netip.Addr, needless func() bool) <-chan singleflight.
 			}
 			pins, err := r.discover(policy, aa)
 			if r.life.Err() != nil || r.remember(rules, aa, pins, err) {
+				r.tellChange()
 				return pins, err
 			}
 			// What was found was judged by rules that count no more.
@@ -354,7 +361,11 @@ func (r *Resolver) remember(rules *Rules, aa netip.Addr, pins []Pin, err error) 
 func (r *Resolver) Suspect(aa, ua netip.Addr) {
 	r.stats.suspected.Add(1)
 	r.cache.suspect(aa, ua, time.Now())
+	r.tellChange()
 }
 
 // Flush forgets what is known about aa, failures too.
-func (r *Resolver) Flush(aa netip.Addr) { r.cache.drop(aa) }
+func (r *Resolver) Flush(aa netip.Addr) {
+	r.cache.drop(aa)
+	r.tellChange()
+}

@@ -97,6 +97,7 @@ func (r *Resolver) SetRules(rules Rules) error {
 			delete(c.pins, key)
 		}
 	}
+	r.tellChange()
 	return nil
 }
 
