@@ -50,6 +50,9 @@ func (s *State) UnmarshalText(text []byte) error {
 	return fmt.Errorf("nat: unknown flow state %q", text)
 }
 
+// PathTUN is the way of every flow of a [Translator].
+const PathTUN = "tun"
+
 // FlowInfo is a flow as it stood at one moment. It is a copy.
 type FlowInfo struct {
 	ID      uint64         `json:"id"` // unique for the life of the process, from 1
@@ -58,6 +61,7 @@ type FlowInfo struct {
 	Anycast netip.AddrPort `json:"anycast"` // what the client dialled
 	Member  netip.Addr     `json:"member"`  // UA; the zero Addr while Resolving
 	State   State          `json:"state"`
+	Path    string         `json:"path"` // PathTUN, or another that whoever lists other flows too has a name for
 	Started time.Time      `json:"started"`
 	Active  time.Time      `json:"active"`    // when a byte last moved, either way
 	Sent    uint64         `json:"bytes_out"` // payload bytes, client to member
@@ -123,7 +127,7 @@ func (f *flow) memberOrZero() netip.Addr {
 func (f *flow) info() FlowInfo {
 	return FlowInfo{
 		ID: f.id, Proto: f.tuple.Proto, Client: f.tuple.Client, Anycast: f.tuple.Anycast,
-		Member: f.memberOrZero(), State: State(f.state.Load()),
+		Member: f.memberOrZero(), State: State(f.state.Load()), Path: PathTUN,
 		Started: f.started, Active: f.started.Add(time.Duration(f.active.Load())),
 		Sent: f.sent.Load(), Got: f.got.Load(),
 	}

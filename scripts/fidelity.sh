@@ -8,7 +8,7 @@ set -euo pipefail
 
 usage() {
 	cat <<-END
-		usage: scripts/fidelity.sh [--only PATTERN] [--second WHAT] [--json] [--list]
+		usage: scripts/fidelity.sh [--only PATTERN] [--second WHAT] [--offload] [--json] [--list]
 
 		  (nothing)       run all situations; print what was seen direct and through
 		                  aarptun; exit 1 on a difference that docs/fidelity.md does
@@ -18,6 +18,8 @@ usage() {
 		                  worth anything: aarptun; control: direct again, where all
 		                  must be the same; nothing: to AA with no aarptun there, where
 		                  all must differ but what is silence anyway
+		  --offload       the kernel carries the flows (run --offload nft): all addresses
+		                  are pinned first; the list is in docs/fidelity-offload.md
 		  --json          a line of JSON for each situation in place of the table
 		  --list          print the names of the situations, with --only of those
 
@@ -27,7 +29,7 @@ usage() {
 }
 
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
-ONLY= JSON= LIST= INSIDE= SECOND=aarptun
+ONLY= JSON= LIST= INSIDE= OFFLOAD= SECOND=aarptun
 while [ $# -gt 0 ]; do
 	case "$1" in
 	--only)
@@ -45,6 +47,7 @@ while [ $# -gt 0 ]; do
 		esac
 		shift
 		;;
+	--offload) OFFLOAD=--offload ;;
 	--json) JSON=--json ;;
 	--list) LIST=1 ;;
 	--inside) INSIDE=1 ;;
@@ -68,7 +71,7 @@ if [ -z "$INSIDE" ]; then
 	[ -z "$LIST" ] || exec "$FIDELITY" list "$ONLY"
 	"$FIDELITY" list "$ONLY" >/dev/null # a pattern that matches nothing is wrong usage
 	build AARPTUN:cmd/aarptun
-	enter_namespaces "$ROOT/scripts/fidelity.sh" --inside --second "$SECOND" ${ONLY:+--only "$ONLY"} $JSON
+	enter_namespaces "$ROOT/scripts/fidelity.sh" --inside --second "$SECOND" ${ONLY:+--only "$ONLY"} $OFFLOAD $JSON
 fi
 
 own_run
@@ -169,12 +172,34 @@ run_client() { # run_client NETNS ua|aa SELF
 	ip netns exec "$1" "$FIDELITY" client --to "$2" --self "$3" --tmp "$TMP" --only "$ONLY" >"$TMP/$2.json" 2>"$TMP/$2.log"
 }
 
+# pin_all: a datagram to each address, which has it pinned, as many at a time as the
+# kernel keeps for a device.
+pin_all() {
+	local aa
+	for aa in $AA $(printf '%s\n' "${statics[@]}" | sed -n 's/^\([^=]*\)=.*/\1/p' | sort -u); do
+		# shellcheck disable=SC2016 # for the other shell
+		on client bash -c 'echo >"/dev/udp/$1/9"' sh "$aa"
+	done
+}
+
+# all_pinned: the kernel has been told of every one that can be.
+all_pinned() {
+	local want
+	want=$(on client "$AARPTUN" pins --json | tr '{' '\n' | grep -c '"member"')
+	[ "$want" -gt 100 ] && on client "$AARPTUN" status --json | grep -qE "\"nft\":\{[^}]*\"pins\":$want,"
+}
+
 build_fidelity_lab
 start_member
 to=aa known=$ROOT/docs/fidelity.md
 if [ "$SECOND" = aarptun ]; then
 	mapfile -t statics < <("$FIDELITY" plan statics | tr ' ' '\n')
-	start_aarptun "${statics[@]}" --log-level info
+	start_aarptun "${statics[@]}" --log-level info ${OFFLOAD:+--offload nft --cache-ttl 1h}
+	if [ -n "$OFFLOAD" ]; then
+		known=$ROOT/docs/fidelity-offload.md
+		pin_all
+		eventually 5 all_pinned || { echo "not all addresses are pinned" && exit 1; }
+	fi
 else
 	known= # it lists what aarptun does
 	[ "$SECOND" = nothing ] || to=control

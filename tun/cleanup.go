@@ -8,6 +8,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"aarptun/tun/nft"
 )
 
 // Report says what Cleanup found.
@@ -45,12 +47,13 @@ func Cleanup(dir string, dry bool) (Report, error) {
 	}
 	removed, sweepErr := c.sweep(0)
 	led, ledErr := c.sweepReturns(0)
-	for _, what := range append(removed, led...) {
+	carried, carriedErr := c.removeCarried()
+	for _, what := range slices.Concat(removed, led, carried) {
 		if !slices.Contains(report.Removed, what) { // when dry, a journal's are still there
 			report.Removed = append(report.Removed, what)
 		}
 	}
-	return report, errors.Join(err, sweepErr, ledErr)
+	return report, errors.Join(err, sweepErr, ledErr, carriedErr)
 }
 
 // cleaner undoes what dead runs have left in one network namespace.
@@ -59,6 +62,7 @@ type cleaner struct {
 	directory *directory // locked; nil if there is none
 	own       string     // the journal that is being undone
 	dry       bool
+	adopt     bool // what the kernel carries for a dead run is not undone
 }
 
 // journals undoes every journal of a dead run.
@@ -121,11 +125,26 @@ func (c cleaner) undo(text []byte) (removed []string, err error) {
 		}
 	}
 	removed, err = c.remove(left)
+	if err == nil && journalled.Carried {
+		var carried []string
+		carried, err = c.removeCarried()
+		removed = append(removed, carried...)
+	}
 	if err != nil || journalled.Returns == nil {
 		return removed, err
 	}
 	led, err := c.removeReturns(*journalled.Returns)
 	return append(removed, led...), err
+}
+
+// removeCarried removes the table by which the kernel carries flows, unless a
+// living run has it, or adopts it.
+func (c cleaner) removeCarried() (removed []string, err error) {
+	living, err := c.living()
+	if err != nil || c.adopt || slices.ContainsFunc(living, func(r record) bool { return r.Carried }) {
+		return nil, err
+	}
+	return nft.Remove(c.dry)
 }
 
 // sweep removes rules that only an aarptun can have made, that lead to table

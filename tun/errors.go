@@ -15,6 +15,7 @@ var (
 	ErrBusy       = fmt.Errorf("%w: in use by another aarptun", ErrConfig)
 	ErrNameTaken  = fmt.Errorf("%w: the device name is taken", ErrConfig)
 	ErrTableTaken = fmt.Errorf("%w: the routing table is in use", ErrConfig)
+	ErrCarried    = fmt.Errorf("%w: another aarptun lets the kernel carry flows", ErrConfig)
 	ErrNoTUN      = fmt.Errorf("%w: no TUN on this host", ErrConfig)
 )
 

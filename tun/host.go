@@ -34,6 +34,9 @@ type Config struct {
 	// that bear them, and that have the mark Mark. It takes Table + 1, Priority + 1
 	// and Mark + 1 too.
 	Returns bool
+	// Carried says that this run lets the kernel carry flows by [nft.Open]. What
+	// a dead run has left of it is then adopted there, and not undone.
+	Carried bool
 	// Address gives the device [Address4] or [Address6] where the namespace has
 	// no address of that family that clients could send from.
 	Address bool
@@ -53,6 +56,8 @@ type Host struct {
 	rule     ruleSpec       // of any family
 	rules    []ruleSpec
 	returns  *returns // nil if that was not asked for
+	carried  bool     // and by nft
+	kept     bool     // the table of nft outlives us
 	link     netlink.Link
 	device   *Device
 	offload  Offload
@@ -123,7 +128,7 @@ func Open(c Config) (_ *Host, err error) {
 }
 
 func newHost(c Config) *Host {
-	h := &Host{name: c.Name, mtu: c.MTU, table: c.Table, mode: c.Offload, lend: c.Address, prefixes: slices.Clone(c.Prefixes)}
+	h := &Host{name: c.Name, mtu: c.MTU, table: c.Table, mode: c.Offload, lend: c.Address, carried: c.Carried, prefixes: slices.Clone(c.Prefixes)}
 	if h.table == 0 {
 		h.table = defaultTable
 	}
@@ -153,7 +158,7 @@ func dirOf(c Config) string {
 // are free, and writes down what this run will change. left is what the journal
 // of an earlier run says.
 func (h *Host) inherit(d *directory, left []byte) error {
-	c := cleaner{handle: h.handle, directory: d, own: h.journal.path}
+	c := cleaner{handle: h.handle, directory: d, own: h.journal.path, adopt: h.carried}
 	if _, err := c.undo(left); err != nil {
 		return err
 	}
@@ -173,6 +178,9 @@ func (h *Host) inherit(d *directory, left []byte) error {
 		return err
 	}
 	for _, r := range living {
+		if r.Carried && h.carried {
+			return fmt.Errorf("%w: process %d lets the kernel carry flows, for its device %s: do without --offload", ErrCarried, r.PID, r.Device)
+		}
 		if mark, clash := h.clash(r); clash {
 			return fmt.Errorf("%w: process %d uses the mark %#x for its device %s: choose another with --fwmark", ErrConfig, r.PID, mark, r.Device)
 		}
@@ -193,7 +201,7 @@ func (h *Host) inherit(d *directory, left []byte) error {
 
 // writeDown has the journal tell what is to be undone.
 func (h *Host) writeDown() error {
-	r := record{Version: 1, PID: os.Getpid(), Device: h.name, Rules: h.rules}
+	r := record{Version: 1, PID: os.Getpid(), Device: h.name, Rules: h.rules, Carried: h.carried}
 	if h.returns != nil {
 		r.Returns = &h.returns.spec
 	}
@@ -332,6 +340,14 @@ func (h *Host) removeRoutes() error {
 	return errors.Join(errs...)
 }
 
+// Keep has Close leave the journal, since there is something of [nft.Table] that
+// is meant to outlive this run.
+func (h *Host) Keep() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.kept = true
+}
+
 // Close takes everything back. It may be called more than once.
 func (h *Host) Close() error {
 	h.mu.Lock()
@@ -347,7 +363,7 @@ func (h *Host) Close() error {
 	if err := h.device.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
 		closing = fmt.Errorf("tun: close %s: %w", h.name, err)
 	}
-	if undone != nil {
+	if undone != nil || h.kept {
 		return errors.Join(undone, closing, h.journal.leave())
 	}
 	return errors.Join(closing, h.journal.remove())

@@ -32,6 +32,7 @@ type record struct {
 	Rules   []ruleSpec `json:"rules"`
 
 	Returns *returnsSpec `json:"returns,omitempty"` // if that was asked for
+	Carried bool         `json:"carried,omitempty"` // the kernel carries flows: there may be the table of tun/nft
 }
 
 // uses reports whether a table of routes is the record's.

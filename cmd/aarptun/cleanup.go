@@ -20,8 +20,9 @@ func newCleanup() *cobra.Command {
 		Use:   "cleanup",
 		Short: "Take back what a crashed run has left on the host",
 		Long: `Cleanup removes the rules, the journal and the admin socket that a run left
-behind that was killed or crashed, and prints a line for each. The next run does
-so by itself. What belongs to a run that lives is left alone.
+behind that was killed or crashed, and prints a line for each. What a run with
+--offload has left in the kernel goes too: the flows that it still carries end.
+The next run does so by itself. What belongs to a run that lives is left alone.
 
 It works in the network namespace it is called in, or in that of --netns, and
 needs CAP_NET_ADMIN. Name the same --netns, --state-dir and --admin-socket as

@@ -18,6 +18,7 @@ import (
 
 	"aarptun/internal/admin"
 	"aarptun/internal/config"
+	"aarptun/nat"
 )
 
 // look is what the commands that ask a running daemon share.
@@ -79,6 +80,11 @@ func newFlows() *cobra.Command {
 member that the flow is with for its whole life. OUT is what the client has
 sent, IN what the member has, both in bytes of payload. --client and --anycast
 leave out all other flows, also from --json.
+
+With run --offload there is a column PATH: nft marks a flow that the kernel
+carries. Of those it says when they began, and how much they carried, headers
+included, only where the sysctls net.netfilter.nf_conntrack_timestamp and
+nf_conntrack_acct are 1.
 
 With --watch the list is drawn again and again until Ctrl-C, or until the daemon
 ends (exit code 69).`,
@@ -195,10 +201,25 @@ func printJSON(w io.Writer, v any) error { return json.NewEncoder(w).Encode(v) }
 
 func printFlows(w io.Writer, flows admin.Flows) error {
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(t, "ID\tPROTO\tCLIENT\tANYCAST\tMEMBER\tSTATE\tAGE\tIDLE\tOUT\tIN")
+	head := "ID\tPROTO\tCLIENT\tANYCAST\tMEMBER\tSTATE\tAGE\tIDLE\tOUT\tIN"
+	paths := slices.ContainsFunc(flows.Flows, func(f nat.FlowInfo) bool { return f.Path != nat.PathTUN })
+	if paths {
+		head += "\tPATH"
+	}
+	fmt.Fprintln(t, head)
 	for _, f := range flows.Flows {
-		fmt.Fprintf(t, "%d\t%v\t%v\t%v\t%v\t%v\t%v\t%v\t%s\t%s\n", f.ID, f.Proto, f.Client, f.Anycast, addrOrDash(f.Member), f.State,
-			roundSeconds(time.Since(f.Started)), roundSeconds(time.Since(f.Active)), bytesText(f.Sent), bytesText(f.Got))
+		age, idle, out, in := roundSeconds(time.Since(f.Started)).String(), roundSeconds(time.Since(f.Active)).String(), bytesText(f.Sent), bytesText(f.Got)
+		if f.Started.IsZero() {
+			age, idle = "-", "-" // the kernel does not note it
+		}
+		if f.Path != nat.PathTUN && f.Sent+f.Got == 0 {
+			out, in = "-", "-" // nor count
+		}
+		fmt.Fprintf(t, "%d\t%v\t%v\t%v\t%v\t%v\t%v\t%v\t%s\t%s", f.ID, f.Proto, f.Client, f.Anycast, addrOrDash(f.Member), f.State, age, idle, out, in)
+		if paths {
+			fmt.Fprintf(t, "\t%s", f.Path)
+		}
+		fmt.Fprintln(t)
 	}
 	return t.Flush()
 }
@@ -255,7 +276,7 @@ func printStatus(w io.Writer, s admin.Status) error {
 	rooms := []struct {
 		name  string
 		stats any
-	}{{"nat", counters}, {"resolver", resolved}, {"ping", s.Rooms["ping"]}, {"stun", s.Rooms["stun"]}, {"stack", s.Rooms["stack"]}, {"tun", s.Rooms["tun"]}, {"capture", s.Rooms["capture"]}}
+	}{{"nat", counters}, {"resolver", resolved}, {"ping", s.Rooms["ping"]}, {"stun", s.Rooms["stun"]}, {"stack", s.Rooms["stack"]}, {"tun", s.Rooms["tun"]}, {"nft", s.Rooms["nft"]}, {"capture", s.Rooms["capture"]}}
 	for _, room := range rooms {
 		if err := printCounters(t, room.name, room.stats); err != nil {
 			return err

@@ -44,6 +44,13 @@ asked and reached from this namespace, where nothing is changed. A namespace
 that has no address is lent 192.0.0.1 and 100::1, on the device. When it has
 neither a name nor a process any more, the run ends, with exit code 0.
 
+With --offload nft the kernel carries the flows to addresses that are pinned
+when they begin, by nftables; all others go through the device. Such a flow
+keeps its member though aarptun is killed or, with --keep-flows, stopped; the
+next run takes over, or 'aarptun cleanup' ends them. The kernel tries no second
+member for a flow and knows no limits for a client. Other hosts' flows are
+carried so only with --preserve-source (docs/howto/offload.md).
+
 --metrics-listen shows Prometheus what is counted, and no addresses; the metrics
 are in docs/metrics.md. --pcap writes what crosses the device to a new file that
 only its owner may read, or in place of a regular one of this user's; one that
@@ -73,6 +80,7 @@ docs/operations.md).`,
   aarptun run -p 198.51.100.1/32 --static 198.51.100.1=203.0.113.7
   aarptun run -p 2001:db8:aa::/64 --metrics-listen 127.0.0.1:9470
   aarptun run -p 2001:db8:aa::/64 --pcap /var/tmp/aa.pcapng --pcap-size 1G
+  aarptun run -p 2001:db8:aa::/64 --offload nft --keep-flows
   aarptun run -p 2001:db8:aa::/64 --netns web   # as 'ip netns add web' named it
   aarptun run -p 2001:db8:aa::/64 --netns "$(docker inspect -f '{{.State.Pid}}' web)"
   aarptun run -p 2001:db8:aa::/64 --sticky source --preserve-source   # on a gateway

@@ -52,8 +52,12 @@ func tableOf(v view, s sample, text string) (head []string, rows [][]string) {
 		head = []string{"PROTO", "CLIENT", "ANYCAST", "MEMBER", "STATE", "AGE", "OUT/S", "IN/S"}
 		text = ""
 		for _, f := range s.flows {
+			age := shortTime(s.at.Sub(f.Started))
+			if f.Started.IsZero() {
+				age = "-" // the kernel carries it, and does not note it
+			}
 			add(f.Proto.String(), f.Client.String(), f.Anycast.String(), addrOrDash(f.Member), f.State.String(),
-				shortTime(s.at.Sub(f.Started)), f.out.String(), f.in.String())
+				age, f.out.String(), f.in.String())
 		}
 	case viewPins:
 		head = []string{"ANYCAST", "MEMBER", "CLIENT", "METHOD", "TRUST", "RTT", "TTL"}

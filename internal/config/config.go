@@ -37,6 +37,17 @@ const (
 	SelectSpread Select = "spread" // all of them alike
 )
 
+// Offload is who carries a flow whose address is pinned before it begins. All
+// others go through the device.
+type Offload string
+
+// Who may carry it.
+const (
+	OffloadNone  Offload = "off"  // the device alone
+	OffloadNFT   Offload = "nft"  // the kernel, by nftables, or do not start
+	OffloadMaybe Offload = "auto" // the kernel if it can, else the device
+)
+
 // OffloadGSO says whether packets of up to 64 KiB, many segments or datagrams in
 // one, cross the TUN.
 type OffloadGSO string
@@ -87,6 +98,11 @@ type Config struct {
 	TUN string
 	// MTU of the device in bytes, 1280 to 65535; 0 takes the uplink's.
 	MTU int
+	// Offload says who carries the flows to addresses that are pinned. Not with
+	// Netns.
+	Offload Offload
+	// KeepFlows lets those that the kernel carries live on after a stop.
+	KeepFlows bool
 	// OffloadGSO says how packets cross the device.
 	OffloadGSO OffloadGSO
 	// Table is the routing table for the prefixes, not one of the kernel's
@@ -196,7 +212,7 @@ func Default() Config {
 			Opening: 4096, OpeningPerClient: 2048, OpeningPerNetwork: 3072, OpeningPerAnycast: 1024,
 			UDPFlowsPerSecond: 10000, EchoesPerSecond: 10000,
 		},
-		Sticky: StickyHost, Select: SelectFirst, OffloadGSO: OffloadAuto, Sandbox: SandboxAuto,
+		Sticky: StickyHost, Select: SelectFirst, Offload: OffloadNone, OffloadGSO: OffloadAuto, Sandbox: SandboxAuto,
 		AdminSocket: "/run/aarptun/admin.sock", StateDir: "/run/aarptun",
 		DrainTimeout: 2 * time.Second, PcapSize: 256e6,
 		LogLevel: slog.LevelInfo, LogFormat: "text",

@@ -69,7 +69,7 @@ func TestEveryFieldHasAKey(t *testing.T) {
 		"prefix": "192.0.2.0/24", "member-prefix": "198.51.100.0/24", "static": "192.0.2.1=198.51.100.1", "psk-file": "/psk",
 		"pubkey": "Vrw9aQVKsBnENm0l2HVHi8YmBAcpjI6GUTVXEh6k7zA=", "stun-port": "1", "mtu": "1400", "table": "5", "fwmark": "5",
 		"cache-ttl": "1s", "stale": "1s", "drain-timeout": "1s", "limits": "flows=5", "log-level": "warn", "unresolved": "reject",
-		"sticky": "flow", "select": "rtt", "offload-gso": "off", "log-format": "json", "pcap-size": "1G", "preserve-source": "true", "sandbox": "off",
+		"sticky": "flow", "select": "rtt", "offload": "nft", "keep-flows": "true", "offload-gso": "off", "log-format": "json", "pcap-size": "1G", "preserve-source": "true", "sandbox": "off",
 	}
 	changed := map[string]string{}
 	for _, k := range keys {

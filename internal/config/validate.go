@@ -185,6 +185,12 @@ func (c Config) checkDevice() error {
 		return wrong("mtu", "", "MTU %d: it must be 1280 (RFC 8200 section 5) to 65535, or 0 for the uplink's", c.MTU)
 	case c.OffloadGSO != OffloadAuto && c.OffloadGSO != OffloadOn && c.OffloadGSO != OffloadOff:
 		return wrong("offload-gso", "", "offload-gso %q: it must be auto, on or off", c.OffloadGSO)
+	case c.Offload != OffloadNone && c.Offload != OffloadNFT && c.Offload != OffloadMaybe:
+		return wrong("offload", "", "offload %q: it must be off, nft or auto", c.Offload)
+	case c.Offload == OffloadNFT && c.Netns != "":
+		return wrong("offload", "", "--offload nft and --netns exclude each other: the members are reached from another namespace than that of the programs, so only sockets lead there")
+	case c.KeepFlows && c.Offload == OffloadNone:
+		return wrong("keep-flows", "", "--keep-flows keeps the flows that the kernel carries, and there are none without --offload nft or auto")
 	case c.Table < 1 || c.Table > 1<<32-1 || c.Table >= 253 && c.Table <= 255:
 		return wrong("table", "", "routing table %d: it must be 1 to 4294967295 and none of the kernel's own 253, 254 and 255", c.Table)
 	case c.Mark == 0:

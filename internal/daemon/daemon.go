@@ -40,7 +40,12 @@ func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 	ctx, lost := context.WithCancelCause(ctx)
 	defer lost(nil)
 	raiseFiles(cfg)
-	host, ctx, leave, err := open(ctx, cfg)
+	host, followed, leave, err := open(ctx, cfg)
+	if errors.Is(err, tun.ErrCarried) && cfg.Offload == config.OffloadMaybe {
+		log.Warn("the kernel carries flows for another aarptun, so all go through the device", "err", err)
+		cfg.Offload, cfg.KeepFlows = config.OffloadNone, false
+		host, followed, leave, err = open(ctx, cfg)
+	}
 	if err != nil {
 		return err
 	}
@@ -49,7 +54,7 @@ func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 	if err != nil {
 		return err
 	}
-	return house.run(ctx, ready, func(ctx context.Context) error {
+	return house.run(followed, ready, func(ctx context.Context) error {
 		return house.reloads(ctx, hangups, on, func() { lost(errHangUp) })
 	})
 }
@@ -64,6 +69,7 @@ type house struct {
 	translator *nat.Translator
 	stack      *stack.Stack
 	admin      *admin.Server   // nil if nobody is to be answered
+	offload    *offload        // nil if the kernel carries nothing
 	metrics    *metrics.Server // nil if nobody may ask
 	capture    *capture.Tap    // nil if nothing is written
 	confined   *confinement
@@ -122,6 +128,9 @@ func build(cfg config.Config, version string, at place, log *slog.Logger, reload
 	if err != nil || cfg.AdminSocket == "" {
 		return h, err
 	}
+	if h.offload, err = openOffload(cfg, h.resolver, log); err != nil {
+		return h, err
+	}
 	if err := h.listenMetrics(cfg, version, log); err != nil {
 		return h, err
 	}
@@ -135,7 +144,7 @@ func build(cfg config.Config, version string, at place, log *slog.Logger, reload
 
 // discard frees the rooms of a house that never ran, those that were built.
 func (h *house) discard() error {
-	var errs []error
+	errs := []error{h.offload.discard(h.host)}
 	if h.admin != nil {
 		errs = append(errs, h.admin.Close())
 	}
@@ -178,13 +187,16 @@ func (h *house) run(ctx context.Context, ready func() error, reloads func(contex
 	if h.capture != nil {
 		rooms = append(rooms, h.capture.Run)
 	}
+	if h.offload != nil {
+		rooms = append(rooms, h.offload.run)
+	}
 	for _, room := range rooms {
 		group.Go(func() error { return room(failed) })
 	}
 	err := h.serve(ctx, failed, ready)
 	end()
 	err = errors.Join(err, group.Wait())
-	return errors.Join(err, h.kernel.Close(), h.confined.close())
+	return errors.Join(err, h.offload.close(h.host), h.kernel.Close(), h.confined.close())
 }
 
 // carry carries packets. A device that was deleted is told from one that fails.
@@ -236,7 +248,14 @@ func (h *house) drain(failed context.Context, timeout time.Duration) {
 	ctx, cancel := context.WithTimeout(asked, timeout)
 	defer cancel()
 	began := time.Now()
-	if h.translator.Drain(ctx) != nil {
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		h.offload.stop(ctx)
+	}()
+	err := h.translator.Drain(ctx)
+	<-stopped
+	if err != nil {
 		h.log.Info("flows were cut", "after", time.Since(began).Round(time.Millisecond))
 	}
 }
@@ -265,6 +284,6 @@ func tunConfig(cfg config.Config) tun.Config {
 	return tun.Config{
 		Name: cfg.TUN, MTU: cfg.MTU, Prefixes: cfg.Prefixes,
 		Table: cfg.Table, Mark: cfg.Mark, Dir: cfg.StateDir, Offload: offloads[cfg.OffloadGSO],
-		Address: cfg.Netns != "", Returns: cfg.PreserveSource,
+		Address: cfg.Netns != "", Returns: cfg.PreserveSource, Carried: askedOffload(cfg),
 	}
 }

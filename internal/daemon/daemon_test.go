@@ -176,7 +176,7 @@ func (r *running) sees(t *testing.T, conn net.Conn, proto nat.Proto, ua, method 
 	t.Helper()
 	want := nat.FlowInfo{
 		Proto: proto, Client: netip.MustParseAddrPort(conn.LocalAddr().String()), Anycast: netip.MustParseAddrPort(conn.RemoteAddr().String()),
-		Member: netip.MustParseAddr(ua), State: nat.Established, Sent: bytes, Got: bytes,
+		Member: netip.MustParseAddr(ua), State: nat.Established, Path: nat.PathTUN, Sent: bytes, Got: bytes,
 	}
 	r.waits(t, func(flows []nat.FlowInfo) bool {
 		return slices.ContainsFunc(flows, func(f nat.FlowInfo) bool {

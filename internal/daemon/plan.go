@@ -99,6 +99,9 @@ func (h *house) tell(p plan) error {
 	if err := h.translator.SetLimits(p.limits); err != nil {
 		return err
 	}
+	if err := h.offload.setPrefixes(p.led); err != nil {
+		return err
+	}
 	h.stack.SetPrefixes(p.led)
 	return h.host.AddPrefixes(p.led)
 }

@@ -88,6 +88,9 @@ func (s *source) Status() admin.Status {
 	if s.house.member != nil {
 		rooms["stun"] = s.house.member.Stats()
 	}
+	if s.house.offload != nil {
+		rooms["nft"] = s.house.offload.stats()
+	}
 	if s.house.capture != nil {
 		rooms["capture"] = s.house.capture.Stats()
 	}
@@ -102,7 +105,9 @@ func (s *source) Status() admin.Status {
 }
 
 // Flows implements [admin.Source].
-func (s *source) Flows() []nat.FlowInfo { return s.house.translator.Flows() }
+func (s *source) Flows() []nat.FlowInfo {
+	return append(s.house.translator.Flows(), s.house.offload.flows()...)
+}
 
 // Pins implements [admin.Source].
 func (s *source) Pins() []admin.Pin {

@@ -1,0 +1,242 @@
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"time"
+
+	"aarptun/internal/config"
+	"aarptun/nat"
+	"aarptun/resolver"
+	"aarptun/tun"
+	"aarptun/tun/nft"
+)
+
+// offload has the kernel carry the flows whose address is pinned before they
+// begin. A nil offload carries none.
+type offload struct {
+	table    *nft.Table
+	resolver *resolver.Resolver
+	keep     bool // what it carries outlives us
+	log      *slog.Logger
+	failed   string // the last failure, said once
+}
+
+const (
+	// lookEvery is how often it is seen whether another program has removed the
+	// table, as 'nft flush ruleset' does.
+	lookEvery = time.Second
+
+	// A burst of changes is answered by few looks at all pins: each waits at
+	// least for so long, and for so many times what the last has taken.
+	setApart = 10 * time.Millisecond
+	setRest  = 4
+
+	// endedEvery is how often a drain looks whether the kernel's flows have ended.
+	endedEvery = 100 * time.Millisecond
+)
+
+// askedOffload says whether the configuration wants the kernel to carry flows. It
+// cannot where programs and members are reached from different namespaces.
+func askedOffload(cfg config.Config) bool {
+	return cfg.Offload != config.OffloadNone && cfg.Netns == ""
+}
+
+var offloadKeys = map[config.Sticky]nft.Key{config.StickyHost: nft.ByAnycast, config.StickySource: nft.BySource, config.StickyFlow: nft.ByTurn}
+
+// keyOf is by what the kernel finds a member, so that its choice is the
+// resolver's.
+func keyOf(cfg config.Config) nft.Key {
+	if cfg.Sticky == config.StickyFlow && cfg.Select != config.SelectSpread {
+		return nft.ByAnycast // there is one member for the next flow, whosever it is
+	}
+	return offloadKeys[cfg.Sticky]
+}
+
+// openOffload makes the kernel ready, or returns nil if it need not be, or need
+// not be able to.
+func openOffload(cfg config.Config, r *resolver.Resolver, log *slog.Logger) (*offload, error) {
+	if !askedOffload(cfg) {
+		if cfg.Offload != config.OffloadNone {
+			log.Info("the kernel cannot carry the flows of another namespace, so all go through the device")
+		}
+		return nil, nil
+	}
+	table, err := nft.Open(nft.Config{Prefixes: cfg.Prefixes, Mark: cfg.Mark, Key: keyOf(cfg), Forwarded: cfg.PreserveSource})
+	switch {
+	case err == nil:
+		return &offload{table: table, resolver: r, keep: cfg.KeepFlows, log: log}, nil
+	case cfg.Offload == config.OffloadMaybe:
+		log.Warn("the kernel cannot carry flows, so all go through the device", "err", err)
+		return nil, nil
+	case errors.Is(err, nft.ErrUnsupported):
+		return nil, fmt.Errorf("%w: --offload nft: %w: mend that, or use --offload auto", tun.ErrConfig, err)
+	}
+	return nil, err
+}
+
+// run keeps the kernel's pins those of the resolver.
+func (o *offload) run(ctx context.Context) error {
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-o.resolver.Changed():
+		case <-look.C:
+			gone, err := o.table.Check()
+			if gone {
+				o.log.Warn("another program had removed the nftables table by which the kernel carries flows; it is back, and flows may have broken meanwhile: have it remove only what is its own", "table", "inet "+nft.Name)
+			}
+			if !gone && err == nil {
+				continue
+			}
+		}
+		began := time.Now()
+		o.set()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(max(setApart, setRest*time.Since(began))):
+		}
+	}
+}
+
+// set has the kernel hold the pins that there are now. One that is past its time,
+// or by which nobody was found but AA itself, is left to the device.
+func (o *offload) set() {
+	var pins []nft.Pin
+	for _, p := range o.resolver.Pins() {
+		if !p.Stale && !p.SelfAnswer {
+			pins = append(pins, nft.Pin{Client: p.Client, Anycast: p.Anycast, Member: p.Member, Expires: p.Expires})
+		}
+	}
+	err := o.table.Set(pins)
+	switch {
+	case err == nil:
+		o.failed = ""
+	case err.Error() != o.failed:
+		o.failed = err.Error()
+		o.log.Error("the kernel cannot be told of pins, so new flows go through the device", "err", err)
+	}
+}
+
+// setPrefixes has the kernel know what leads to us.
+func (o *offload) setPrefixes(led []netip.Prefix) error {
+	if o == nil {
+		return nil
+	}
+	return o.table.SetPrefixes(led)
+}
+
+// stop ends the taking of new flows, and waits until the TCP flows that the
+// kernel carries have ended or ctx does. Those that are kept are not waited for.
+func (o *offload) stop(ctx context.Context) {
+	if o == nil {
+		return
+	}
+	if err := o.table.Stop(); err != nil {
+		o.log.Warn("the kernel still knows of pins", "err", err)
+	}
+	tick := time.NewTicker(endedEvery)
+	defer tick.Stop()
+	for !o.keep && o.open() {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// open reports whether a TCP flow is still open.
+func (o *offload) open() bool {
+	flows, err := o.table.Flows()
+	if err != nil {
+		o.log.Warn("it cannot be seen which flows the kernel carries", "err", err)
+	}
+	for _, f := range flows {
+		if f.Proto == nft.TCP {
+			return true
+		}
+	}
+	return false
+}
+
+// pathNFT is the [nat.FlowInfo] Path of flows that the kernel carries.
+const pathNFT = "nft"
+
+// offloadedIDs is where their numbers begin, above those of all other flows: the
+// kernel's have 32 bits.
+const offloadedIDs = 1 << 32
+
+// flows lists what the kernel carries, as flows of ours are listed. It knows when
+// one began, and how much it has carried, only if it was asked to note that.
+func (o *offload) flows() []nat.FlowInfo {
+	if o == nil {
+		return nil
+	}
+	listed, err := o.table.Flows()
+	if err != nil {
+		o.log.Warn("it cannot be seen which flows the kernel carries", "err", err)
+	}
+	var infos []nat.FlowInfo
+	for _, f := range listed {
+		infos = append(infos, nat.FlowInfo{
+			ID: offloadedIDs | uint64(f.ID), Proto: protoOf(f.Proto), Client: f.Client, Anycast: f.Anycast, Member: f.Member,
+			State: states[f.State], Path: pathNFT, Started: f.Started, Active: f.Started, Sent: f.Sent, Got: f.Got,
+		})
+	}
+	slices.SortFunc(infos, func(a, b nat.FlowInfo) int { return cmp.Compare(a.ID, b.ID) })
+	return infos
+}
+
+var states = map[nft.State]nat.State{nft.Opening: nat.Dialling, nft.Established: nat.Established, nft.ClientClosed: nat.ClientClosed, nft.MemberClosed: nat.MemberClosed}
+
+func protoOf(number uint8) nat.Proto {
+	switch number {
+	case nft.TCP:
+		return nat.TCP
+	case nft.UDP:
+		return nat.UDP
+	}
+	return nat.Echo
+}
+
+// offloadStats is what status shows of it.
+type offloadStats struct {
+	Flows int `json:"flows"` // carried now
+	nft.Stats
+}
+
+func (o *offload) stats() offloadStats {
+	return offloadStats{Flows: len(o.flows()), Stats: o.table.Stats()}
+}
+
+// close takes the table away, unless it is to be kept: then host leaves word of
+// it.
+func (o *offload) close(host *tun.Host) error {
+	if o == nil {
+		return nil
+	}
+	if o.keep {
+		host.Keep()
+		return o.table.Release()
+	}
+	return o.table.Close()
+}
+
+// discard is for a house that never ran: what a dead run had left stays.
+func (o *offload) discard(host *tun.Host) error {
+	if o == nil {
+		return nil
+	}
+	o.keep = o.table.Adopted()
+	return o.close(host)
+}
