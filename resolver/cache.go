@@ -199,6 +199,20 @@ func (c *cache) drop(aa netip.Addr) {
 	defer c.mu.Unlock()
 	delete(c.groups, aa)
 	delete(c.responders, aa)
+	for key := range c.pins {
+		if key.anycast == aa {
+			delete(c.pins, key)
+		}
+	}
+}
+
+// dropAll forgets everything but what was warned of.
+func (c *cache) dropAll() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	clear(c.groups)
+	clear(c.responders)
+	clear(c.pins)
 }
 
 // suspect says that ua did not take a flow. What is expired of it is no longer

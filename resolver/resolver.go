@@ -364,8 +364,13 @@ func (r *Resolver) Suspect(aa, ua netip.Addr) {
 	r.tellChange()
 }
 
-// Flush forgets what is known about aa, failures too.
+// Flush forgets what is known about aa, failures too; about all addresses, if aa
+// is the zero Addr.
 func (r *Resolver) Flush(aa netip.Addr) {
-	r.cache.drop(aa)
+	if aa.IsValid() {
+		r.cache.drop(aa)
+	} else {
+		r.cache.dropAll()
+	}
 	r.tellChange()
 }

@@ -192,6 +192,21 @@ member_dies() {
 	check "a member that died: its flows fail by their own TCP, and the next goes to another" eventually 5 member_is m1
 }
 
+flushed() {
+	local cut
+	eventually 10 pin_now
+	spawn "$TMP/cut.out" ip netns exec client "$LAB" flows --to "[$AA]:$PORT" --tcp 3 --for 60s --tag cut
+	cut=$SPAWNED
+	eventually 10 grep -qx started "$TMP/cut.out"
+	eventually 10 pin_now
+	check "pins --flush has the kernel forget a pin at once" says '^[1-9][0-9]* pins forgotten, 0 flows cut$' aarptun pins --flush $AA
+	check "so it has" eventually 1 not kernel_has "$AA"
+	check "and flows stay" eventually 5 on_path_is nft 3 tcp
+	check "with --cut they end" says ' [1-9][0-9]* flows cut$' aarptun pins --flush --cut
+	check "and their clients are told" exits 1 wait "$cut"
+	check "pins --flush of no address is wrong usage" exits 64 aarptun pins --flush nonsense
+}
+
 table_is_taken() {
 	on client nft delete table inet aarptun
 	check "the table is put back when another program has removed it" eventually 5 on client nft list table inet aarptun
@@ -247,6 +262,7 @@ stop "$DAEMON" || true
 # Long enough to begin all flows, short enough to expire among them.
 offload --keep-flows --cache-ttl 5s
 long_flows
+flushed
 member_dies
 table_is_taken
 second_run

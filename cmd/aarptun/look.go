@@ -119,12 +119,30 @@ With --sticky source there is a line for each client, with --sticky flow one for
 each member in turn. "stale" in place of the TTL marks a pin that is past its
 time and is used while nobody answers.
 "(itself)" marks an address that answered from itself: its flows are carried on
-to it, and no member keeps them.`,
+to it, and no member keeps them.
+
+With --flush the daemon forgets the pins of an address, or all: the next flow to
+it looks for a member anew. Flows that exist stay where they are, unless --cut
+ends those that the kernel carries (run --offload): it forgets to which member they
+belong, and their clients are reset when they next send. What was done is printed.`,
 		Example: `  aarptun pins
-  aarptun pins --json`,
+  aarptun pins --json
+  aarptun pins --flush 2001:db8:aa::1
+  aarptun pins --flush --cut`,
 	}
 	l := newLook(cmd)
-	cmd.RunE = func(c *cobra.Command, _ []string) error {
+	var flush, cut bool
+	cmd.Use = "pins [--flush [AA]]"
+	cmd.Args = argsOfPins(&flush)
+	cmd.Flags().BoolVar(&flush, "flush", false, "forget the pins of AA, or all")
+	cmd.Flags().BoolVar(&cut, "cut", false, "with --flush: also end the flows to it that the kernel carries")
+	cmd.RunE = func(c *cobra.Command, args []string) error {
+		if flush {
+			return l.flush(c, args, cut)
+		}
+		if cut {
+			return usagef(c, "--cut without --flush: there is nothing to forget")
+		}
 		pins, err := l.client().Pins(c.Context())
 		if err != nil {
 			return err
@@ -135,6 +153,36 @@ to it, and no member keeps them.`,
 		return printPins(c.OutOrStdout(), pins)
 	}
 	return cmd
+}
+
+// argsOfPins lets --flush be followed by an address.
+func argsOfPins(flush *bool) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if !*flush || len(args) == 0 {
+			return noArgs(c, args)
+		}
+		if _, err := netip.ParseAddr(args[0]); err != nil || len(args) > 1 {
+			return usagef(c, "pins --flush takes one anycast address, or none for all, not %q", strings.Join(args, " "))
+		}
+		return nil
+	}
+}
+
+// flush has pins forgotten, and says how many.
+func (l *look) flush(c *cobra.Command, args []string, cut bool) error {
+	var aa netip.Addr
+	if len(args) > 0 {
+		aa = netip.MustParseAddr(args[0]) // argsOfPins has seen it
+	}
+	flushed, err := l.client().Flush(c.Context(), aa, cut)
+	if err != nil {
+		return err
+	}
+	if l.json {
+		return printJSON(c.OutOrStdout(), flushed)
+	}
+	_, err = fmt.Fprintf(c.OutOrStdout(), "%d pins forgotten, %d flows cut\n", flushed.Pins, flushed.Cut)
+	return err
 }
 
 // flows shows the flows once.

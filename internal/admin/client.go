@@ -8,8 +8,10 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"os"
+	"strconv"
 	"syscall"
 )
 
@@ -63,8 +65,22 @@ func (c *Client) Members(ctx context.Context) (Members, error) {
 // Pins returns the pins as they stand now.
 func (c *Client) Pins(ctx context.Context) (Pins, error) { return get[Pins](ctx, c, "/v1/pins") }
 
+// Flush has the daemon forget the pins of an AA, or all if it is the zero Addr;
+// with cut it also ends the flows to it that the kernel carries.
+func (c *Client) Flush(ctx context.Context, aa netip.Addr, cut bool) (Flushed, error) {
+	query := url.Values{"cut": {strconv.FormatBool(cut)}}
+	if aa.IsValid() {
+		query.Set("anycast", aa.String())
+	}
+	return exchange[Flushed](ctx, c, http.MethodPost, "/v1/flush?"+query.Encode())
+}
+
 func get[T any](ctx context.Context, c *Client, path string) (answer T, err error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://aarptun"+path, nil)
+	return exchange[T](ctx, c, http.MethodGet, path)
+}
+
+func exchange[T any](ctx context.Context, c *Client, method, path string) (answer T, err error) {
+	request, err := http.NewRequestWithContext(ctx, method, "http://aarptun"+path, nil)
 	if err != nil {
 		return answer, fmt.Errorf("admin: %w", err)
 	}

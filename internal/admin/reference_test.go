@@ -21,7 +21,7 @@ func TestReferenceNamesEveryField(t *testing.T) {
 	}
 	parts := map[string]any{
 		"GET /v1/status": Status{}, "config": ConfigStatus{}, "nat": nat.Stats{}, "resolver": resolver.Stats{},
-		"GET /v1/flows": nat.FlowInfo{}, "GET /v1/pins": Pin{}, "GET /v1/members": Member{},
+		"GET /v1/flows": nat.FlowInfo{}, "GET /v1/pins": Pin{}, "GET /v1/members": Member{}, "POST /v1/flush": Flushed{},
 	}
 	row := regexp.MustCompile("(?m)^\\| `([a-z_]+)` \\|")
 	for _, section := range regexp.MustCompile(`(?m)^##+ `).Split(string(text), -1)[1:] {

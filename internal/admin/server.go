@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -45,6 +46,9 @@ type Source interface {
 	Status() Status
 	Flows() []nat.FlowInfo
 	Pins() []Pin
+	// Flush forgets the pins of an AA, or all if it is the zero Addr; with cut it
+	// also ends the flows to it that the kernel carries.
+	Flush(anycast netip.Addr, cut bool) (Flushed, error)
 }
 
 // Server answers on one unix socket.
@@ -258,9 +262,34 @@ func handler(source Source) http.Handler {
 		}
 		answer(w, query.pick(source.Flows()))
 	})
+	mux.HandleFunc("POST /v1/flush", func(w http.ResponseWriter, r *http.Request) { flush(w, r, source) })
 	mux.HandleFunc("GET /v1/members", func(w http.ResponseWriter, _ *http.Request) { answer(w, members(source.Flows(), source.Pins())) })
 	mux.HandleFunc("GET /v1/pins", func(w http.ResponseWriter, _ *http.Request) { answer(w, Pins{source.Pins()}) })
 	return mux
+}
+
+// flush does what the query asks for: anycast=AA, or all, and cut=true.
+func flush(w http.ResponseWriter, r *http.Request, source Source) {
+	query := r.URL.Query()
+	var aa netip.Addr
+	if text := query.Get("anycast"); text != "" {
+		var err error
+		if aa, err = netip.ParseAddr(text); err != nil {
+			http.Error(w, fmt.Sprintf("anycast %q is not an IP address", text), http.StatusBadRequest)
+			return
+		}
+	}
+	cut := query.Get("cut")
+	if cut != "" && cut != "true" && cut != "false" {
+		http.Error(w, fmt.Sprintf("cut %q: it must be true or false", cut), http.StatusBadRequest)
+		return
+	}
+	flushed, err := source.Flush(aa, cut == "true")
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	answer(w, flushed)
 }
 
 func answer(w http.ResponseWriter, v any) {

@@ -2,6 +2,7 @@ package admin
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -19,11 +20,13 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // fixed is a source that always says the same. Status blocks until held is
 // closed, if there is one; asked gets a value for each call of it.
 type fixed struct {
-	status Status
-	flows  []nat.FlowInfo
-	pins   []Pin
-	asked  chan struct{}
-	held   chan struct{}
+	status  Status
+	flows   []nat.FlowInfo
+	pins    []Pin
+	flushed []string // what was asked of Flush
+	err     error    // its error
+	asked   chan struct{}
+	held    chan struct{}
 }
 
 func (f *fixed) Status() Status {
@@ -37,6 +40,11 @@ func (f *fixed) Status() Status {
 }
 func (f *fixed) Flows() []nat.FlowInfo { return f.flows }
 func (f *fixed) Pins() []Pin           { return f.pins }
+
+func (f *fixed) Flush(aa netip.Addr, cut bool) (Flushed, error) {
+	f.flushed = append(f.flushed, fmt.Sprint(aa, " ", cut))
+	return Flushed{Pins: 1, Cut: 2}, f.err
+}
 
 func newFixed() *fixed {
 	started := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)

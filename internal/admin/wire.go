@@ -63,6 +63,12 @@ type Pin struct {
 	TTL        int64      `json:"ttl_ms"`                // milliseconds left; negative once expired
 }
 
+// Flushed is the answer to /v1/flush.
+type Flushed struct {
+	Pins int `json:"pins"` // were forgotten
+	Cut  int `json:"cut"`  // flows that the kernel carried were ended
+}
+
 // Pins is the answer to /v1/pins.
 type Pins struct {
 	Pins []Pin `json:"pins"`

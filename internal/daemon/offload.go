@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"aarptun/internal/config"
@@ -24,7 +25,9 @@ type offload struct {
 	resolver *resolver.Resolver
 	keep     bool // what it carries outlives us
 	log      *slog.Logger
-	failed   string // the last failure, said once
+
+	setting sync.Mutex // whoever has it brings the newest pins
+	failed  string     // the last failure, said once
 }
 
 const (
@@ -111,6 +114,8 @@ func (o *offload) run(ctx context.Context) error {
 // set has the kernel hold the pins that there are now. One that is past its time,
 // or by which nobody was found but AA itself, is left to the device.
 func (o *offload) set() {
+	o.setting.Lock()
+	defer o.setting.Unlock()
 	var pins []nft.Pin
 	for _, p := range o.resolver.Pins() {
 		if !p.Stale && !p.SelfAnswer {
@@ -217,6 +222,16 @@ type offloadStats struct {
 
 func (o *offload) stats() offloadStats {
 	return offloadStats{Flows: len(o.flows()), Stats: o.table.Stats()}
+}
+
+// cut has the kernel hold the pins that there are now, and ends the flows to an AA
+// that it carries, or all.
+func (o *offload) cut(aa netip.Addr) (int, error) {
+	if o == nil {
+		return 0, nil
+	}
+	o.set()
+	return o.table.Cut(aa)
 }
 
 // close takes the table away, unless it is to be kept: then host leaves word of

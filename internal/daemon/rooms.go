@@ -109,6 +109,20 @@ func (s *source) Flows() []nat.FlowInfo {
 	return append(s.house.translator.Flows(), s.house.offload.flows()...)
 }
 
+// Flush implements [admin.Source].
+func (s *source) Flush(aa netip.Addr, cut bool) (flushed admin.Flushed, err error) {
+	for _, p := range s.house.resolver.Pins() {
+		if !aa.IsValid() || p.Anycast == aa {
+			flushed.Pins++
+		}
+	}
+	s.house.resolver.Flush(aa)
+	if cut {
+		flushed.Cut, err = s.house.offload.cut(aa)
+	}
+	return flushed, err
+}
+
 // Pins implements [admin.Source].
 func (s *source) Pins() []admin.Pin {
 	pins := []admin.Pin{}

@@ -142,7 +142,9 @@ func (t *Table) Cut(aa netip.Addr) (int, error) {
 		if err := drop(t.ct, e); err != nil {
 			return cut, err
 		}
-		cut++
+		if flowOf(e).State != ended {
+			cut++
+		}
 	}
 	return cut, nil
 }
