@@ -12,7 +12,7 @@ usage() {
 		  --reps N        repetitions, 5 if nothing is said; a figure is their median
 		  --seconds S     of a sample, 2 if nothing is said
 		  --only NAME,... variants: direct, nft, tun2socks, pasta, slirp4netns, relay,
-		                  aarptun, aarptun-gso-off; ratios need direct
+		                  aarptun, aarptun-nft, aarptun-gso-off; ratios need direct
 		  --rows NAME,... tcp, tcp4, udp, latency, connections, first, lan, idle, growth,
 		                  many
 		  --quick         a smoke test in less than a minute: every variant that is there

@@ -34,6 +34,7 @@ var commands = map[string]func(args []string) (int, error){
 	"run":    runCommand,
 	"report": reportCommand,
 	"load":   loadCommand,
+	"pin":    pinCommand,
 	"member": memberCommand,
 	"relay":  relayCommand,
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -55,6 +56,7 @@ var variants = []variant{
 		process: true, tcpOnly: true, start: startRelay,
 	},
 	{name: aarptunOn, what: "aarptun run --offload-gso on; the client dials AA", process: true, resolves: true, start: aarptunWith("on")},
+	{name: "aarptun-nft", what: "aarptun run --offload nft, AA pinned; the client dials AA", start: startOffload},
 	{name: "aarptun-gso-off", what: "aarptun run --offload-gso off; the client dials AA", process: true, resolves: true, start: aarptunWith("off")},
 }
 
@@ -208,7 +210,7 @@ func startSlirp(l *lab) (*running, error) {
 }
 
 // aarptunWith runs ours, with its offloads on or off if it lets that be chosen.
-func aarptunWith(offload string) func(*lab) (*running, error) {
+func aarptunWith(offload string, more ...string) func(*lab) (*running, error) {
 	return func(l *lab) (*running, error) {
 		args := []string{l.aarptun, "run", "-p", l.prefix, "-p", l.prefix4, "--static", fmt.Sprintf("%s=%s", l.aa4, l.ua4),
 			"--drain-timeout", "0s", "--log-level", "warn"}
@@ -218,6 +220,7 @@ func aarptunWith(offload string) func(*lab) (*running, error) {
 		if l.offloadFlag() {
 			args = append(args, "--offload-gso", offload)
 		}
+		args = append(args, more...)
 		if dir := os.Getenv("PROFILES"); dir != "" {
 			args = append(args, "--cpu-profile", filepath.Join(dir, fmt.Sprintf("%d.prof", time.Now().UnixNano())))
 		}
@@ -227,6 +230,60 @@ func aarptunWith(offload string) func(*lab) (*running, error) {
 		}
 		return orStopped(p, p.stop, p.says("ready"))
 	}
+}
+
+// startOffload runs ours with the kernel carrying the flows, and has the addresses
+// pinned first.
+func startOffload(l *lab) (*running, error) {
+	r, err := aarptunWith("on", "--offload", "nft", "--cache-ttl", "1h")(l)
+	if err != nil {
+		return nil, err
+	}
+	if err := l.pin(); err != nil {
+		return nil, errors.Join(err, r.stop())
+	}
+	return r, nil
+}
+
+// pin sends a datagram to each address, and waits until the kernel has them all.
+func (l *lab) pin() error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	addresses := append(l.several(), l.aa, l.aa4)
+	line := "ip netns exec client " + self + " pin"
+	for _, a := range addresses {
+		line += " " + a.String()
+	}
+	if err := l.do(line); err != nil {
+		return err
+	}
+	want := fmt.Sprintf(`"pins":%d,"changes":`, len(addresses))
+	for until := time.Now().Add(10 * time.Second); time.Now().Before(until); time.Sleep(20 * time.Millisecond) {
+		out, err := exec.Command("ip", "netns", "exec", "client", l.aarptun, "status", "--json").Output()
+		if err == nil && strings.Contains(string(out), want) {
+			return nil
+		}
+	}
+	return fmt.Errorf("the kernel was not told of %d pins", len(addresses))
+}
+
+// pinCommand sends a datagram to the discard port of each address (RFC 863).
+func pinCommand(args []string) (code int, err error) {
+	for _, a := range args {
+		conn, err := net.Dial("udp", net.JoinHostPort(a, "9"))
+		if err != nil {
+			return 1, err
+		}
+		if _, err := conn.Write([]byte("pin")); err != nil {
+			return 1, errors.Join(err, conn.Close())
+		}
+		if err := conn.Close(); err != nil {
+			return 1, err
+		}
+	}
+	return 0, nil
 }
 
 // orStopped returns what runs, or stops it if there was an error.
