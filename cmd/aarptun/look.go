@@ -123,8 +123,9 @@ to it, and no member keeps them.
 
 With --flush the daemon forgets the pins of an address, or all: the next flow to
 it looks for a member anew. Flows that exist stay where they are, unless --cut
-ends those that the kernel carries (run --offload): it forgets to which member they
-belong, and their clients are reset when they next send. What was done is printed.`,
+ends those that the kernel carries (run --offload): it forgets to which member
+they belong, and their clients are reset when they next send. What was done is
+printed.`,
 		Example: `  aarptun pins
   aarptun pins --json
   aarptun pins --flush 2001:db8:aa::1

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"aarptun/internal/config"
+	"aarptun/internal/metrics"
 	"aarptun/nat"
 	"aarptun/resolver"
 	"aarptun/tun"
@@ -222,6 +223,23 @@ type offloadStats struct {
 
 func (o *offload) stats() offloadStats {
 	return offloadStats{Flows: len(o.flows()), Stats: o.table.Stats()}
+}
+
+// figures is what the metrics have of it.
+func (o *offload) figures() metrics.Offload {
+	s := o.table.Stats()
+	f := metrics.Offload{Pins: s.Pins, Rebuilds: s.Rebuilds, Failures: s.Failures}
+	for _, flow := range o.flows() {
+		switch flow.Proto {
+		case nat.TCP:
+			f.TCP++
+		case nat.UDP:
+			f.UDP++
+		case nat.Echo:
+			f.Echo++
+		}
+	}
+	return f
 }
 
 // cut has the kernel hold the pins that there are now, and ends the flows to an AA

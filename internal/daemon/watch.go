@@ -45,6 +45,9 @@ func (s figures) Figures() metrics.Figures {
 	if h.member != nil {
 		f.STUN = h.member.Stats()
 	}
+	if h.offload != nil {
+		f.Offload = h.offload.figures()
+	}
 	if h.capture != nil {
 		f.Capture = h.capture.Stats()
 	}

@@ -32,6 +32,15 @@ type Figures struct {
 	TUN      tun.Stats
 	Capture  capture.Stats
 	Config   Config
+	Offload  Offload
+}
+
+// Offload is what the kernel carries by itself.
+type Offload struct {
+	TCP, UDP, Echo int // flows now
+	Pins           int // that it knows
+	Rebuilds       uint64
+	Failures       uint64
 }
 
 // Config is how the configuration stands.

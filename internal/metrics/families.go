@@ -132,6 +132,13 @@ func deviceFamilies() []family {
 		}),
 		gauged("routes_contested", "1 while what is put back is taken away again.", func(f Figures) int { return bit(f.TUN.Contest) }),
 		counted("route_notices_lost_total", "How often the kernel had more to say about routes than there was room for.", func(f Figures) uint64 { return f.TUN.Resyncs }),
+		{name: "offload_flows", help: "Flows that the kernel carries now, by transport.", kind: prometheus.GaugeValue, label: "proto", series: func(f Figures) []sample {
+			return counters(uint64(f.Offload.TCP), "tcp", uint64(f.Offload.UDP), "udp", uint64(f.Offload.Echo), "echo")
+		}},
+		gauged("offload_pins", "Pins that the kernel knows.", func(f Figures) int { return f.Offload.Pins }),
+		by("result", "offload_repairs_total", "How often what the kernel knows was written anew after it was amiss, or could not be.", func(f Figures) []sample {
+			return counters(f.Offload.Rebuilds, "done", f.Offload.Failures, "failed")
+		}),
 		gauged("config_loaded_timestamp_seconds", "When the configuration that counts was read.", func(f Figures) int { return int(f.Config.Loaded.Unix()) }),
 		gauged("config_reload_successful", "0 if the last reload changed nothing, for what was wrong.", func(f Figures) int { return bit(!f.Config.ReloadFailed) }),
 		counted("capture_packets_total", "Packets written to the file of --pcap.", func(f Figures) uint64 { return f.Capture.Packets }),
