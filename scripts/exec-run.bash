@@ -11,11 +11,12 @@ make_user() {
 	mknod -m 0666 "$TMP/tun" c 10 200 2>/dev/null ||
 		cannot "being two users takes root, not only in a user namespace: run as root"
 	mount --bind "$TMP/tun" /dev/net/tun
-	mount -t tmpfs -o mode=1777 tmpfs /tmp # which others write to
 	mkdir -p "$TMP/home"
 	cp "$AARPTUN" "$TMP/aarptun"
 	cp "$LAB" "$TMP/lab"
 	chmod 0755 "$TMP/aarptun" "$TMP/lab"
+	AARPTUN=$TMP/aarptun LAB=$TMP/lab      # the others may lie in what is hidden now
+	mount -t tmpfs -o mode=1777 tmpfs /tmp # which others write to
 	(cat /etc/passwd && echo "plain:x:$USER_ID:$USER_ID::$TMP/home:/bin/sh") >"$TMP/passwd"
 	mount --bind "$TMP/passwd" /etc/passwd
 	chown $USER_ID:$USER_ID "$TMP/home"

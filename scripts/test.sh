@@ -7,11 +7,12 @@ cd "$(dirname "$0")/.."
 
 usage() {
 	cat <<-END
-		usage: scripts/test.sh [--lint | --fuzz TIME]
+		usage: scripts/test.sh [--lint | --end-to-end | --fuzz TIME]
 
 		  (nothing)     format, vet, staticcheck, unit tests with the race detector,
 		                then the end-to-end tests in network namespaces
 		  --lint        format, vet and staticcheck only
+		  --end-to-end  the end-to-end tests only
 		  --fuzz TIME   each fuzz target for TIME, such as 10s
 	END
 }
@@ -50,21 +51,56 @@ unit() {
 	in_namespace go test -race ./...
 }
 
-# end_to_end SCRIPT...: runs each; exit code 77 says that this kernel or user may
-# not make the namespaces, and why.
+# end_to_end SCRIPT...: runs them all, two at a time, since most of what they do is
+# to wait, and shows what each has said when it has ended. Exit code 77 says that
+# this kernel or user may not make the namespaces, and why.
 end_to_end() {
-	local script status
+	local script failed=0
+	SAID=$(mktemp -d)
+	# Built once: what runs cannot be overwritten. Named, so that nobody else does.
+	export AARPTUN=$PWD/bin/aarptun LAB=$PWD/bin/lab FIDELITY=$PWD/bin/fidelity SOAK=$PWD/bin/soak BENCH=$PWD/bin/bench
+	for script in cmd/aarptun scripts/lab scripts/fidelity scripts/soak scripts/bench; do
+		CGO_ENABLED=0 go build -trimpath -o "bin/${script##*/}" "./$script"
+	done
+	# Jobs of their own groups: those of a shell without job control would ignore Ctrl-C.
+	set -m
+	trap 'kill -- $(jobs -p | sed s/^/-/); exit 130' INT TERM
 	for script in "$@"; do
-		echo "== scripts/$script"
-		status=0
-		# shellcheck disable=SC2086 # a script and its arguments
-		scripts/$script || status=$?
+		[ "$(jobs -rp | wc -l)" -lt 2 ] || wait -n || failed=1
+		[ "$failed" = 0 ] || break
+		one "$script" </dev/null &
+	done
+	while [ "$(jobs -p | wc -l)" -gt 0 ]; do wait -n || failed=1; done
+	trap - INT TERM
+	set +m
+	rm -rf "$SAID"
+	return "$failed"
+}
+
+# one SCRIPT: runs it, and shows what it said in one go. A variable may stand before
+# it, and arguments behind it.
+one() {
+	local status=0 began=$SECONDS said variable=
+	said=$(mktemp -p "$SAID")
+	case "$1" in *=*\ *) variable=${1%% *} ;; esac
+	# shellcheck disable=SC2086 # a script and its arguments
+	env $variable scripts/${1#"$variable "} >"$said" 2>&1 || status=$?
+	(
+		flock 9
+		echo "== $1, $((SECONDS - began)) s"
+		cat "$said"
 		if [ "$status" = 77 ] && [ -z "${AARPTUN_TEST_NO_SKIP:-}" ]; then
 			echo "skipped, for the reason above"
 		elif [ "$status" != 0 ]; then
-			return "$status"
+			echo "$1 failed: exit code $status"
 		fi
-	done
+	) 9>"$SAID/lock"
+	[ "$status" = 0 ] || { [ "$status" = 77 ] && [ -z "${AARPTUN_TEST_NO_SKIP:-}" ]; }
+}
+
+all_scripts() {
+	end_to_end dist-test.sh netns-test.sh "AARPTUN_RUN_FLAGS=--offload-gso=off netns-test.sh" tutorial-test.sh members-test.sh fidelity.sh \
+		attack.sh "soak.sh --for 60s" fault-test.sh gateway-test.sh exec-test.sh unit-test.sh watch-test.sh reload-test.sh "bench.sh --quick"
 }
 
 fuzz() {
@@ -80,9 +116,12 @@ fuzz() {
 
 case "${1:-}" in
 "")
-	lint && unit && end_to_end netns-test.sh fault-test.sh tutorial-test.sh members-test.sh reload-test.sh gateway-test.sh exec-test.sh watch-test.sh fidelity.sh attack.sh "soak.sh --for 60s" unit-test.sh dist-test.sh "bench.sh --quick" &&
-		AARPTUN_RUN_FLAGS="--offload-gso off" end_to_end netns-test.sh
+	# One a line: in a list with && a failure in the middle of one would count for nothing.
+	lint
+	unit
+	all_scripts
 	;;
+--end-to-end) all_scripts ;;
 --lint) lint ;;
 --fuzz) fuzz "${2:?--fuzz wants a time, such as 10s}" ;;
 -h | --help) usage ;;
