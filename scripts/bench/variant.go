@@ -259,7 +259,7 @@ func (l *lab) pin() error {
 	if err := l.do(line); err != nil {
 		return err
 	}
-	want := fmt.Sprintf(`"pins":%d,"changes":`, len(addresses))
+	want := fmt.Sprintf(`"pins":%d,"rebuilds":`, len(addresses))
 	for until := time.Now().Add(10 * time.Second); time.Now().Before(until); time.Sleep(20 * time.Millisecond) {
 		out, err := exec.Command("ip", "netns", "exec", "client", l.aarptun, "status", "--json").Output()
 		if err == nil && strings.Contains(string(out), want) {
