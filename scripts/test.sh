@@ -64,17 +64,31 @@ end_to_end() {
 	done
 	# Jobs of their own groups: those of a shell without job control would ignore Ctrl-C.
 	set -m
-	trap 'kill -- $(jobs -p | sed s/^/-/); exit 130' INT TERM
+	RUNNING=()
+	trap 'for pid in "${RUNNING[@]}"; do kill -- "-$pid"; done; exit 130' INT TERM
 	for script in "$@"; do
-		[ "$(jobs -rp | wc -l)" -lt 2 ] || wait -n || failed=1
+		[ ${#RUNNING[@]} -lt 2 ] || next_ends || failed=1
 		[ "$failed" = 0 ] || break
 		one "$script" </dev/null &
+		RUNNING+=($!)
 	done
-	while [ "$(jobs -p | wc -l)" -gt 0 ]; do wait -n || failed=1; done
+	while [ ${#RUNNING[@]} -gt 0 ]; do next_ends || failed=1; done
 	trap - INT TERM
 	set +m
 	rm -rf "$SAID"
 	return "$failed"
+}
+
+# next_ends waits for one of those that run, and returns what it does.
+next_ends() {
+	local status=0 ended='' pid left=()
+	wait -n -p ended "${RUNNING[@]}" || status=$?
+	for pid in "${RUNNING[@]}"; do
+		[ "$pid" = "$ended" ] || left+=("$pid")
+	done
+	[ -n "$ended" ] || left=() # there is none of them any more
+	RUNNING=("${left[@]}")
+	return "$status"
 }
 
 # one SCRIPT: runs it, and shows what it said in one go. A variable may stand before
