@@ -1,5 +1,5 @@
 # One line a target; `make demo` and `make test` do their own set-up.
-.PHONY: all build demo test fidelity members gateway faults watch attack soak flood bench profile lint fuzz reference clean
+.PHONY: all build demo test fidelity members gateway offload faults watch attack soak flood bench profile lint fuzz reference clean
 .PHONY: share dist install uninstall
 
 all: build share
@@ -22,6 +22,8 @@ demo: ; scripts/netns-test.sh --demo
 
 members: ; scripts/members-test.sh
 gateway: ; scripts/gateway-test.sh
+
+offload: ; scripts/offload-test.sh
 
 faults: ; scripts/fault-test.sh
 
