@@ -37,8 +37,7 @@ func (c *polled) happened(events uint32, free bool) {
 	}
 }
 
-// Close implements [Leg]; what is queued is still sent. It is called by whoever
-// uses the socket, and by nobody else.
+// Close implements [Leg] and [UDPConn]; what is queued is still sent.
 func (c *polled) Close() error {
 	if c.fd < 0 {
 		return nil

@@ -93,8 +93,8 @@ type Detacher interface {
 }
 
 // UDPConn is one half of a UDP flow. Nothing of it waits: it says by Watch when
-// there may be something to do. But for Watch and Close, its methods are called
-// by one goroutine at a time. After Close they fail with [net.ErrClosed].
+// there may be something to do. But for Watch, its methods are called by one
+// goroutine at a time. After Close they fail with [net.ErrClosed].
 type UDPConn interface {
 	// Watch has notify called from now on, from any goroutine, whenever there
 	// may be something to receive, or room to send again, or the connection was
@@ -112,7 +112,7 @@ type UDPConn interface {
 	// not been sent; nor has any of several, whatever the error.
 	TrySend(Datagram) error
 
-	// Close may be called from any goroutine.
+	// Close frees the connection.
 	Close() error
 }
 
@@ -128,7 +128,8 @@ type DatagramError interface {
 }
 
 // UDPInside is the client's half of a UDP flow. The datagram that began the
-// flow is there already, so the first TryReceive has it.
+// flow is there already, so the first TryReceive has it. The room that reads
+// packets may end the flow at any moment; that is as if it had been closed.
 type UDPInside interface {
 	UDPConn
 

@@ -18,36 +18,13 @@ usage() {
 	END
 }
 
-INSIDE=
-PARTS=()
-for word in "$@"; do
-	case "$word" in
-	off | on) PARTS+=("$word") ;;
-	--inside) INSIDE=1 ;;
-	-h | --help)
-		usage
-		exit 0
-		;;
-	*)
-		usage >&2
-		exit 64
-		;;
-	esac
-done
-[ ${#PARTS[@]} -gt 0 ] || PARTS=(off on)
-
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 
 # shellcheck source=scripts/lab.bash
 . "$ROOT/scripts/lab.bash"
+command_line "off on" "$@"
 
-if [ -z "$INSIDE" ]; then
-	build AARPTUN:cmd/aarptun LAB:scripts/lab
-	enter_namespaces "$ROOT/scripts/attack.sh" --inside "${PARTS[@]}"
-fi
-own_run
-# shellcheck source=scripts/check.bash
-. "$ROOT/scripts/check.bash"
+into_namespaces AARPTUN:cmd/aarptun LAB:scripts/lab
 
 # AA and LO are served by m1 alone, these two by m2 alone.
 AA2=2001:db8:aa::2
@@ -60,8 +37,6 @@ VICTIM_4=198.18.2.2
 ATTACKER_4=198.18.1.2
 MEMBERS_4=(--member-prefix 192.0.2.0/25 --member-prefix 192.0.2.128/25)
 
-lab() { on client "$LAB" "$@"; }
-aarptun() { on client "$AARPTUN" "$@"; }
 
 start_one() { # start_one N JOINED ANYCAST ANYCAST: a member with every kind of proof
 	spawn "$TMP/member$1.log" ip netns exec "m$1" "$AARPTUN" member --join "$2%eth0" --anycast "$3" --anycast "$4" \

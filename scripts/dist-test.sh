@@ -13,25 +13,12 @@ usage() {
 	END
 }
 
-INSIDE=
-case "${1:-}" in
-"") ;;
---inside) INSIDE=1 ;;
--h | --help)
-	usage
-	exit 0
-	;;
-*)
-	usage >&2
-	exit 64
-	;;
-esac
-
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 TOOLS=(dpkg rpm jq yq mandoc groff man zsh fish file)
 
 # shellcheck source=scripts/lab.bash
 . "$ROOT/scripts/lab.bash"
+command_line "" "$@"
 
 # build_twice: from a clone, and from an archive that has no repository, with what
 # should make no difference changed.

@@ -21,38 +21,14 @@ usage() {
 	END
 }
 
-INSIDE=
-PARTS=()
-for word in "$@"; do
-	case "$word" in
-	netns | run | terminal | forbidden | leaves) PARTS+=("$word") ;;
-	--inside) INSIDE=1 ;;
-	-h | --help)
-		usage
-		exit 0
-		;;
-	*)
-		usage >&2
-		exit 64
-		;;
-	esac
-done
-[ ${#PARTS[@]} -gt 0 ] || PARTS=(netns run terminal forbidden leaves)
-
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 
 # shellcheck source=scripts/lab.bash
 . "$ROOT/scripts/lab.bash"
+command_line "netns run terminal forbidden leaves" "$@"
 
-if [ -z "$INSIDE" ]; then
-	build AARPTUN:cmd/aarptun LAB:scripts/lab
-	enter_namespaces "$ROOT/scripts/exec-test.sh" --inside "${PARTS[@]}"
-fi
-own_run
-# shellcheck source=scripts/check.bash
-. "$ROOT/scripts/check.bash"
+into_namespaces AARPTUN:cmd/aarptun LAB:scripts/lab
 
-aarptun() { on client "$AARPTUN" "$@"; }
 
 for part in netns run terminal limits; do
 	# shellcheck source=scripts/exec-netns.bash

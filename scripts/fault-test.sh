@@ -22,39 +22,14 @@ usage() {
 	END
 }
 
-INSIDE=
-PARTS=()
-for word in "$@"; do
-	case "$word" in
-	others | links | life | disk | admin | kill) PARTS+=("$word") ;;
-	--inside) INSIDE=1 ;;
-	-h | --help)
-		usage
-		exit 0
-		;;
-	*)
-		usage >&2
-		exit 64
-		;;
-	esac
-done
-[ ${#PARTS[@]} -gt 0 ] || PARTS=(others links life disk admin kill)
-
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 
 # shellcheck source=scripts/lab.bash
 . "$ROOT/scripts/lab.bash"
+command_line "others links life disk admin kill" "$@"
 
-if [ -z "$INSIDE" ]; then
-	build AARPTUN:cmd/aarptun LAB:scripts/lab
-	enter_namespaces "$ROOT/scripts/fault-test.sh" --inside "${PARTS[@]}"
-fi
-own_run
-# shellcheck source=scripts/check.bash
-. "$ROOT/scripts/check.bash"
+into_namespaces AARPTUN:cmd/aarptun LAB:scripts/lab
 
-lab() { on client "$LAB" "$@"; }
-aarptun() { on client "$AARPTUN" "$@"; }
 
 # whole_state NETNS [DIR]: all that a program could have changed there.
 whole_state() {
@@ -82,21 +57,6 @@ carrying() {
 }
 carries_again() { diff "$TMP/carrying" <(carrying); }
 
-start_flows() { # start_flows TAG ARGUMENTS...: in the background; its PID is in $SPAWNED
-	local tag=$1
-	shift
-	spawn "$TMP/$tag.out" ip netns exec client "$LAB" flows --for 120s --tag "$tag" "$@"
-	eventually 20 grep -qx started "$TMP/$tag.out"
-}
-
-none_broke() { # none_broke TAG PID
-	local status=0
-	stop "$2" || status=$?
-	grep -c '"error"' "$TMP/$1.out" | sed 's/$/ broken/' || true
-	grep '"error"' "$TMP/$1.out" | head -3 || true
-	return "$status"
-}
-
 repairs() { aarptun status | sed -n 's/^tun.repairs *//p'; }
 
 # taken_away WHAT COMMAND...: in the client's namespace, and all is back. The
@@ -120,9 +80,9 @@ others() {
 	remember
 	start_aarptun
 	carrying >"$TMP/carrying"
-	start_flows quiet --to "[$AA]:$PORT" --tcp 20
+	start_flows quiet "[$AA]:$PORT" --tcp 20
 	QUIET=$SPAWNED
-	start_flows busy --to "[$AA]:$PORT" --tcp 20
+	start_flows busy "[$AA]:$PORT" --tcp 20
 	busy=$SPAWNED
 	taken_away "ip -6 rule del" ip -6 rule del priority 17000
 	taken_away "ip -4 rule flush protocol" ip -4 rule flush protocol 170
@@ -154,7 +114,7 @@ links() {
 	set_sysctl client ipv6.conf.all.keep_addr_on_down 1 # as it is on servers
 	set_sysctl router ipv6.conf.all.keep_addr_on_down 1
 	start_aarptun
-	start_flows links --to "[$AA]:$PORT" --tcp 20
+	start_flows links "[$AA]:$PORT" --tcp 20
 	flows=$SPAWNED
 	ip -n client link set eth0 down
 	check "the uplink is down: a new flow is told that the network is unreachable" not lab connect --timeout 1s "[$AA]:$PORT"
@@ -230,7 +190,7 @@ life() {
 	kill -CONT "$DAEMON"
 	check "and is heard again when it goes on" eventually 5 pings_exceed "$((before + 2))"
 
-	start_flows drain --to "[$AA]:$PORT" --tcp 10 --udp 3
+	start_flows drain "[$AA]:$PORT" --tcp 10 --udp 3
 	flows=$SPAWNED
 	check "systemd hears of the flows" eventually 15 grep -q 'STATUS=carrying 13 flows' "$TMP/notify.out"
 	kill "$DAEMON"
@@ -321,7 +281,7 @@ admin() {
 	local flows files harm status=0
 	echo "# an abused admin socket, under flows"
 	start_aarptun
-	start_flows admin --to "[$AA]:$PORT" --tcp 20 --udp 10
+	start_flows admin "[$AA]:$PORT" --tcp 20 --udp 10
 	flows=$SPAWNED
 	files=$(ls /proc/"$DAEMON"/fd | wc -l)
 	spawn "$TMP/abuse.out" "$LAB" abuse --socket /run/aarptun/admin.sock --connections 1000 --for 3s

@@ -14,7 +14,6 @@ CLIENTS=(x "${LAN}11" "${LAN}12" "2001:db8:1b::13")
 CLIENTS4=(x "${LAN4}11" "${LAN4}12" 198.18.11.13)
 
 from() { on "lan$1" "$LAB" "${@:2}"; } # from N COMMAND...: on the LAN's host N
-aarptun() { on client "$AARPTUN" "$@"; }
 
 # build_lan: the clients; the gateway forwards nothing yet.
 build_lan() {
@@ -69,7 +68,7 @@ flows_of() {
 	done
 }
 
-none_broke() {
+none_of_them_broke() {
 	local flow status=0
 	for flow in "${FLOWS[@]}"; do
 		stop "${flow#*:}" || status=$?
@@ -154,7 +153,7 @@ pinned_through_flips() {
 	check "a client vanishes, and the others go on" from 1 connect "[$AA]:$PORT"
 	sleep 0.5
 	ip -n client link set port2 master lan0
-	check "TCP, UDP and echo flows of three clients survive 21 route flips, 0 broken" none_broke
+	check "TCP, UDP and echo flows of three clients survive 21 route flips, 0 broken" none_of_them_broke
 	route_to 1
 }
 
@@ -229,7 +228,7 @@ own_addresses() {
 		check "the table is put back when another program flushes it" eventually 5 says 'table inet aarptun-aarptun0' on client nft list ruleset
 	fi
 	flips 11
-	check "flows of three clients survive 11 route flips, 0 broken" none_broke
+	check "flows of three clients survive 11 route flips, 0 broken" none_of_them_broke
 	route_to 1
 	stop "$DAEMON" KILL || true
 	check "kill -9 leaves something behind" not same_state

@@ -16,30 +16,12 @@ usage() {
 	END
 }
 
-case "${1:-}" in
-"" | --inside) ;;
--h | --help)
-	usage
-	exit 0
-	;;
-*)
-	usage >&2
-	exit 64
-	;;
-esac
-
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 
 # shellcheck source=scripts/lab.bash
 . "$ROOT/scripts/lab.bash"
+command_line "" "$@"
 
-if [ "${1:-}" != --inside ]; then
-	build AARPTUN:cmd/aarptun LAB:scripts/lab
-	enter_namespaces "$ROOT/scripts/gateway-test.sh" --inside
-fi
-own_run
-
-# shellcheck source=scripts/check.bash
-. "$ROOT/scripts/check.bash"
+into_namespaces AARPTUN:cmd/aarptun LAB:scripts/lab
 
 . "$ROOT/scripts/gateway-test.bash"

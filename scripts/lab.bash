@@ -28,6 +28,44 @@ UA3_4=198.18.3.2
 CLIENT=2001:db8:1::2
 PORT=7000
 
+# command_line "PART ..." ARGUMENTS...: sets PARTS to those that the arguments name,
+# to all if they name none, and INSIDE in the namespaces. It ends the script for
+# --help, and for what it does not know; the script has a function usage.
+command_line() {
+	local known=" $1 " word
+	shift
+	INSIDE='' PARTS=()
+	for word; do
+		case "$word" in
+		--inside) INSIDE=1 ;;
+		-h | --help)
+			usage
+			exit 0
+			;;
+		*)
+			if [[ "$known" != *" $word "* ]]; then
+				usage >&2
+				exit 64
+			fi
+			PARTS+=("$word")
+			;;
+		esac
+	done
+	[ ${#PARTS[@]} -gt 0 ] || read -ra PARTS <<<"$known"
+}
+
+# into_namespaces VARIABLE:PACKAGE...: the rest of the script runs in namespaces of
+# its own, with those programs, a /run and the assertions of check.bash.
+into_namespaces() {
+	if [ -z "$INSIDE" ]; then
+		build "$@"
+		enter_namespaces "$ROOT/scripts/${0##*/}" --inside "${PARTS[@]}"
+	fi
+	own_run
+	# shellcheck source=scripts/check.bash
+	. "$ROOT/scripts/check.bash"
+}
+
 # enter_namespaces SCRIPT ARGUMENTS...: becomes the script in new mount, network
 # and pid namespaces, as root there. Exit code 77: not allowed, and why.
 enter_namespaces() {
@@ -70,6 +108,8 @@ own_run() {
 }
 
 on() { ip netns exec "$@"; }
+lab() { on client "$LAB" "$@"; }
+aarptun() { on client "$AARPTUN" "$@"; }
 
 # connect A DEV_A ADDR_A ADDR4_A B DEV_B ADDR_B ADDR4_B: a wire between two hosts.
 connect() {
@@ -211,4 +251,21 @@ host_state() {
 	ip -n client route show table all
 	ip -n client -6 route show table all
 	on client sh -c 'ls -A /run/aarptun 2>/dev/null || true'
+}
+
+# start_flows TAG TO ARGUMENTS...: in the background; its PID is in $SPAWNED.
+start_flows() {
+	local tag=$1 to=$2
+	shift 2
+	spawn "$TMP/$tag.out" ip netns exec client "$LAB" flows --to "$to" --for 120s --tag "$tag" "$@"
+	eventually 30 grep -qx started "$TMP/$tag.out"
+}
+
+# none_broke TAG PID: ends those flows, of which none may have broken.
+none_broke() {
+	local status=0
+	stop "$2" || status=$?
+	grep -c '"error"' "$TMP/$1.out" | sed 's/$/ broken/' || true
+	grep '"error"' "$TMP/$1.out" | head -3 || true
+	return "$status"
 }

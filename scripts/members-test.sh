@@ -22,43 +22,18 @@ usage() {
 	END
 }
 
-INSIDE=
-PARTS=()
-for word in "$@"; do
-	case "$word" in
-	kinds | fates | drains | select) PARTS+=("$word") ;;
-	--inside) INSIDE=1 ;;
-	-h | --help)
-		usage
-		exit 0
-		;;
-	*)
-		usage >&2
-		exit 64
-		;;
-	esac
-done
-[ ${#PARTS[@]} -gt 0 ] || PARTS=(kinds fates drains select)
-
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 
 # shellcheck source=scripts/lab.bash
 . "$ROOT/scripts/lab.bash"
+command_line "kinds fates drains select" "$@"
 
-if [ -z "$INSIDE" ]; then
-	build AARPTUN:cmd/aarptun LAB:scripts/lab FIDELITY:scripts/fidelity
-	enter_namespaces "$ROOT/scripts/members-test.sh" --inside "${PARTS[@]}"
-fi
-own_run
-# shellcheck source=scripts/check.bash
-. "$ROOT/scripts/check.bash"
+into_namespaces AARPTUN:cmd/aarptun LAB:scripts/lab FIDELITY:scripts/fidelity
 
 # The subnet-router anycast address of a prefix that both members have (RFC 4291
 # section 2.6.1): a router answers for it with no software at all.
 SUBNET=2001:db8:ac::
 
-lab() { on client "$LAB" "$@"; }
-aarptun() { on client "$AARPTUN" "$@"; }
 
 # lead N: routes all anycast addresses to member N.
 lead() {
@@ -123,23 +98,6 @@ build_members() {
 
 run_aarptun() { start_aarptun -p $PREFIX_LO -p $PREFIX_LO4 -p $SUBNET/128 "$@"; }
 end_aarptun() { check "the daemon ends with exit code 0" stop "$DAEMON"; }
-
-# start_flows TAG TO ARGUMENTS...: in the background; its PID is in $SPAWNED.
-start_flows() {
-	local tag=$1 to=$2
-	shift 2
-	spawn "$TMP/$tag.out" ip netns exec client "$LAB" flows --to "$to" --for 120s --tag "$tag" "$@"
-	eventually 20 grep -qx started "$TMP/$tag.out"
-}
-
-# none_broke TAG PID
-none_broke() {
-	local status=0
-	stop "$2" || status=$?
-	grep -c '"error"' "$TMP/$1.out" | sed 's/$/ broken/' || true
-	grep '"error"' "$TMP/$1.out" | head -3 || true
-	return "$status"
-}
 
 new_flow_is() { [ "$(lab connect --timeout 10s "$1" | sed 's/.*member=//')" = "$2" ]; }
 

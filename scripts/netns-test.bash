@@ -1,8 +1,6 @@
 # shellcheck shell=bash
 # The assertions; sourced by netns-test.sh.
 
-lab() { on client "$LAB" "$@"; }
-aarptun() { on client "$AARPTUN" "$@"; }
 
 # member_of TO: which member a new flow goes to.
 member_of() { lab connect "$1" | sed 's/.*member=//'; }

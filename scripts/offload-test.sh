@@ -53,8 +53,6 @@ own_run
 # shellcheck source=scripts/check.bash
 . "$ROOT/scripts/check.bash"
 
-lab() { on client "$LAB" "$@"; }
-aarptun() { on client "$AARPTUN" "$@"; }
 offload() { start_aarptun --offload nft --drain-timeout 0s "$@" || { tail -5 "$TMP/aarptun.log"; return 1; }; }
 
 # on_path PATH [PROTO]: how many flows go that way.
@@ -105,16 +103,16 @@ ruleset() { on client nft -j -a list ruleset; }
 same_ruleset() { diff "$TMP/ruleset" <(ruleset); }
 same_state() { diff "$TMP/state" <(host_state) && same_ruleset; }
 
-# start_flows TAG N M: N TCP and M UDP flows, all begun while AA is pinned.
-start_flows() {
+# start_long TAG N M: N TCP and M UDP flows, all begun while AA is pinned.
+start_long() {
 	eventually 10 pin_now
 	spawn "$TMP/$1.out" ip netns exec client "$LAB" flows --to "[$AA]:$PORT" --tcp "$2" --udp "$3" --for 120s --tag "$1"
 	LONG=$SPAWNED
 	eventually 20 grep -qx started "$TMP/$1.out"
 }
 
-# end_flows TAG: they end well, and each was with one member all the time.
-end_flows() {
+# end_long TAG: they end well, and each was with one member all the time.
+end_long() {
 	local status=0
 	stop "$LONG" || status=$?
 	[ "$status" = 0 ] || { tail -5 "$TMP/$1.out"; return 1; }
@@ -166,7 +164,7 @@ stays_in_tun() {
 
 long_flows() {
 	local i
-	start_flows long "$FLOWS" $((FLOWS / 8))
+	start_long long "$FLOWS" $((FLOWS / 8))
 	check "$FLOWS TCP and $((FLOWS / 8)) UDP flows are the kernel's" says '^[0-9]+$' sh -c "[ $(on_path nft) -ge $((FLOWS + FLOWS / 8)) ] && echo $(on_path nft)"
 	check "and none is in the TUN" on_path_is tun 0
 	for ((i = 0; i < KILLS; i++)); do
@@ -179,7 +177,7 @@ long_flows() {
 	stop "$DAEMON" TERM || true
 	flips 5
 	offload
-	check "after route flips every 100 ms, expired pins, kills and a stop with --keep-flows: no flow broken, none moved" end_flows long
+	check "after route flips every 100 ms, expired pins, kills and a stop with --keep-flows: no flow broken, none moved" end_long long
 	route_to 1
 }
 

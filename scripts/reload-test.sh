@@ -14,33 +14,14 @@ usage() {
 	END
 }
 
-case "${1:-}" in
-"" | --inside) ;;
--h | --help)
-	usage
-	exit 0
-	;;
-*)
-	usage >&2
-	exit 64
-	;;
-esac
-
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 
 # shellcheck source=scripts/lab.bash
 . "$ROOT/scripts/lab.bash"
+command_line "" "$@"
 
-if [ -z "${1:-}" ]; then
-	build AARPTUN:cmd/aarptun LAB:scripts/lab
-	enter_namespaces "$ROOT/scripts/reload-test.sh" --inside
-fi
-own_run
-# shellcheck source=scripts/check.bash
-. "$ROOT/scripts/check.bash"
+into_namespaces AARPTUN:cmd/aarptun LAB:scripts/lab
 
-lab() { on client "$LAB" "$@"; }
-aarptun() { on client "$AARPTUN" "$@"; }
 
 FILE=$TMP/aarptun.toml
 
@@ -77,23 +58,6 @@ responder() {
 	spawn "$TMP/responder$n.log" ip netns exec "m$n" "$AARPTUN" member --anycast $LO --psk-file "$2"
 	RESPONDERS[n]=$SPAWNED
 	eventually 5 grep -q "^answering $LO" "$TMP/responder$n.log"
-}
-
-# start_flows TAG TO ARGUMENTS...: in the background; its PID is in $SPAWNED.
-start_flows() {
-	local tag=$1 to=$2
-	shift 2
-	spawn "$TMP/$tag.out" ip netns exec client "$LAB" flows --to "$to" --for 120s --tag "$tag" "$@"
-	eventually 30 grep -qx started "$TMP/$tag.out"
-}
-
-# none_broke TAG PID
-none_broke() {
-	local status=0
-	stop "$2" || status=$?
-	grep -c '"error"' "$TMP/$1.out" | sed 's/$/ broken/' || true
-	grep '"error"' "$TMP/$1.out" | head -3 || true
-	return "$status"
 }
 
 files() {

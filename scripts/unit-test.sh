@@ -16,24 +16,11 @@ usage() {
 	END
 }
 
-INSIDE=
-case "${1:-}" in
-"") ;;
---inside) INSIDE=1 ;;
--h | --help)
-	usage
-	exit 0
-	;;
-*)
-	usage >&2
-	exit 64
-	;;
-esac
-
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 
 # shellcheck source=scripts/lab.bash
 . "$ROOT/scripts/lab.bash"
+command_line "" "$@"
 
 if [ -z "$INSIDE" ]; then
 	for tool in strace systemd-analyze setpriv; do
@@ -41,12 +28,8 @@ if [ -z "$INSIDE" ]; then
 	done
 	# Another user id is needed, and a user namespace of one user has none.
 	[ "$(id -u)" = 0 ] || cannot "run as root: the service is another user"
-	build AARPTUN:cmd/aarptun LAB:scripts/lab PAGES:scripts/pages
-	enter_namespaces "$ROOT/scripts/unit-test.sh" --inside
 fi
-own_run
-# shellcheck source=scripts/check.bash
-. "$ROOT/scripts/check.bash"
+into_namespaces AARPTUN:cmd/aarptun LAB:scripts/lab PAGES:scripts/pages
 
 UNITS=$ROOT/packaging
 SERVICE_UID=64123 # nobody has it
@@ -178,8 +161,6 @@ is_nobody() {
 		grep -q "^CapEff:.0*$2\$" "/proc/$1/status" && grep -q "^CapBnd:.0*$3\$" "/proc/$1/status"
 }
 
-lab() { on client "$LAB" "$@"; }
-aarptun() { on client "$AARPTUN" "$@"; }
 same_state() { diff "$TMP/state.before" <(host_state); }
 
 # runtime_directory NAME: as systemd makes it.

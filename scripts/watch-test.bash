@@ -1,12 +1,10 @@
 # shellcheck shell=bash
 # The assertions; sourced by watch-test.sh.
 
-lab() { on client "$LAB" "$@"; }
-aarptun() { on client "$AARPTUN" "$@"; }
 end_aarptun() { check "the daemon ends with exit code 0" stop "$DAEMON"; }
 
-# start_flows ARGUMENTS...: in the background; its PID is in $FLOWS.
-start_flows() {
+# start_watched ARGUMENTS...: in the background; its PID is in $FLOWS.
+start_watched() {
 	spawn "$TMP/flows.out" ip netns exec client "$LAB" flows --to "[$AA]:$PORT" --for 120s --tag watched "$@"
 	FLOWS=$SPAWNED
 	eventually 20 grep -qx started "$TMP/flows.out"
@@ -34,7 +32,7 @@ metrics() {
 	local rules=$ROOT/contrib/prometheus/aarptun.rules
 	start_aarptun --metrics-listen 127.0.0.1:9470
 	lab connect --timeout 10s "[$AA]:$PORT" >/dev/null # and the hosts know their neighbours
-	start_flows --tcp 3 --udp 2 --echo 1
+	start_watched --tcp 3 --udp 2 --echo 1
 	check "the metrics count the flows" eventually 5 scraped '^aarptun_flows\{proto="tcp"\} 3$'
 	check "of each transport" eventually 5 scraped '^aarptun_flows\{proto="udp"\} 2$'
 	check "the time to connect is a histogram" scraped '^aarptun_dial_duration_seconds_bucket\{le="\+Inf"\} [1-9]'
@@ -109,7 +107,7 @@ top() {
 	keys "$AARPTUN top --interval 300ms" Enter
 	check "without a daemon it says so, and waits" eventually 5 sees "^no aarptun is running at /run/aarptun/admin.sock: start it with 'aarptun run',"
 	start_aarptun --cache-ttl 60s --static "$AA4=$UA1_4"
-	start_flows --tcp 3 --udp 2 --echo 1
+	start_watched --tcp 3 --udp 2 --echo 1
 	check "the daemon comes, and there are its flows" shows "$FLOWS_SCREEN"
 	check "their rates are known" eventually 5 sees '^tcp .* [0-9.]+k? +[0-9.]+k?$'
 	check "colours are there" grep -q $'\x1b\\[7m' <(screen -e)

@@ -21,39 +21,18 @@ usage() {
 	END
 }
 
-INSIDE=
-PARTS=()
-for word in "$@"; do
-	case "$word" in
-	metrics | top | pcap | log) PARTS+=("$word") ;;
-	--inside) INSIDE=1 ;;
-	-h | --help)
-		usage
-		exit 0
-		;;
-	*)
-		usage >&2
-		exit 64
-		;;
-	esac
-done
-[ ${#PARTS[@]} -gt 0 ] || PARTS=(metrics top pcap log)
-
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 
 # shellcheck source=scripts/lab.bash
 . "$ROOT/scripts/lab.bash"
+command_line "metrics top pcap log" "$@"
 
 if [ -z "$INSIDE" ]; then
 	for pair in promtool:prometheus tmux:tmux tshark:tshark script:bsdutils; do
 		command -v "${pair%:*}" >/dev/null || cannot "there is no '${pair%:*}' command: install ${pair#*:}"
 	done
-	build AARPTUN:cmd/aarptun LAB:scripts/lab
-	enter_namespaces "$ROOT/scripts/watch-test.sh" --inside "${PARTS[@]}"
 fi
-own_run
-# shellcheck source=scripts/check.bash
-. "$ROOT/scripts/check.bash"
+into_namespaces AARPTUN:cmd/aarptun LAB:scripts/lab
 # shellcheck source=scripts/watch-test.bash
 . "$ROOT/scripts/watch-test.bash"
 
