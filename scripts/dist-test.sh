@@ -19,6 +19,7 @@ TOOLS=(dpkg rpm jq yq mandoc groff man zsh fish file)
 # shellcheck source=scripts/lab.bash
 . "$ROOT/scripts/lab.bash"
 command_line "" "$@"
+unset -f aarptun # here it is the program of the package
 
 # build_twice: from a clone, and from an archive that has no repository, with what
 # should make no difference changed.
