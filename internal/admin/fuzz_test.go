@@ -34,6 +34,7 @@ func FuzzRequest(f *testing.F) {
 		"POST /v1/status HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n",
 		"POST /v1/flows HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n",
 		"GET /v1/status HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n",
+		"GET /v1/status HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nfew", // and no more: the answer waits for the rest
 		"GET /v1/../v1//flows HTTP/1.1\r\nHost: x\r\n\r\n", "GET http://[::1%25/v1/pins HTTP/1.1\r\nHost: [\r\n\r\n",
 		"GET /v1/status HTTP/1.1\r\nHost: x\r\n\r\nGET /v1/flows HTTP/1.1\r\nHost: x\r\n\r\nGET /v1/pins HTTP/1.1\r\nHost: x\r\n\r\n",
 		"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n", "\x16\x03\x01\x02\x00\x01",

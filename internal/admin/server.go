@@ -82,7 +82,11 @@ func newServer(path string, source Source, log *slog.Logger) *Server {
 	s := &Server{path: path}
 	s.http = &http.Server{
 		Handler:           handler(source),
-		ReadHeaderTimeout: requestTimeout, ReadTimeout: requestTimeout, WriteTimeout: requestTimeout,
+		ReadHeaderTimeout: requestTimeout, ReadTimeout: requestTimeout,
+		// The time to write runs from the end of the head, and net/http waits for the
+		// rest of a request before it answers: twice the time, or who never sends
+		// that rest gets half an answer.
+		WriteTimeout:   2 * requestTimeout,
 		MaxHeaderBytes: maxHeader,
 		ConnState:      s.follow,
 		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug),
