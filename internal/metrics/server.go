@@ -60,7 +60,7 @@ func Listen(address string, source Source, version string, log *slog.Logger) (*S
 	s.http = &http.Server{
 		Handler:           handler(source, version, log),
 		ReadHeaderTimeout: requestTimeout, ReadTimeout: requestTimeout, IdleTimeout: idleTimeout,
-		WriteTimeout: 2 * requestTimeout, // it runs while the rest of a request is waited for
+		WriteTimeout:   2 * requestTimeout, // it runs while the rest of a request is waited for
 		MaxHeaderBytes: maxHeader,
 		ConnState:      s.follow,
 		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug),
