@@ -75,6 +75,9 @@ type target struct {
 
 func translates(v variant) bool { return v.process && !v.tcpOnly }
 
+// remembers is whether a variant has a process whose memory flows could take.
+func remembers(v variant) bool { return translates(v) || v.kernel }
+
 func everyone(variant) bool { return true }
 
 func whole(v variant) bool { return !v.tcpOnly }
@@ -126,7 +129,7 @@ var groups = []group{
 		rows: tcpRows("lan", false, func(t target) netip.Addr { return t.ip6 }, []stream{{up: true, n: 1}, {n: 1}}),
 		note: "The load runs on a host behind the client, which forwards.",
 	},
-	{name: "idle", title: "Idle flows", fits: translates, alone: true, rows: []row{{
+	{name: "idle", title: "Idle flows", fits: remembers, alone: true, rows: []row{{
 		name: "idle",
 		ask: func(s scale, t target) request {
 			return request{Kind: "idle", To: one(t.ip6), Sources: t.sources, Seconds: s.Seconds, Flows: s.Idle, Settle: s.Settle}
@@ -139,7 +142,7 @@ var groups = []group{
 			{key: "settled", title: "until that was so", unit: "s", digits: 1, less: true, bare: true},
 			{key: "again", title: "after a second time, to after the first", unit: "x", digits: 2, less: true, goal: goal{absolute, 1.1}},
 		},
-	}}, note: "Resident memory of the translator's process (VmRSS); the kernel's sockets are not in it. The memory after is the first that is within a tenth of that before, or what it is when the time for that is over. At the start little of the program's own code is in memory."},
+	}}, note: "Resident memory of the translator's process (VmRSS); the kernel's sockets are not in it, nor its entries of connection tracking. The memory after is the first that is within a tenth of that before, or what it is when the time for that is over. At the start little of the program's own code is in memory."},
 	{name: "growth", title: "Cost of growth", fits: whole, rows: []row{{
 		name: "growth", title: "TCP x1",
 		ask: func(s scale, t target) request {

@@ -20,6 +20,7 @@ type variant struct {
 	resolves   bool   // it takes AA; it is ours
 	inner      bool   // the load runs in a namespace that the translator makes reachable
 	toUA       bool   // the load dials UA: it knows no AA
+	kernel     bool   // it has a process, and leaves the traffic to the kernel
 	tcpOnly    bool   // it does for a few rows, as a limit
 	program    string // that must be there, and which Debian package has it
 	pkg        string
@@ -56,7 +57,7 @@ var variants = []variant{
 		process: true, tcpOnly: true, start: startRelay,
 	},
 	{name: aarptunOn, what: "aarptun run --offload-gso on; the client dials AA", process: true, resolves: true, start: aarptunWith("on")},
-	{name: "aarptun-nft", what: "aarptun run --offload nft, AA pinned; the client dials AA", start: startOffload},
+	{name: "aarptun-nft", what: "aarptun run --offload nft, AA pinned; the client dials AA", kernel: true, start: startOffload},
 	{name: "aarptun-gso-off", what: "aarptun run --offload-gso off; the client dials AA", process: true, resolves: true, start: aarptunWith("off")},
 }
 
