@@ -113,7 +113,7 @@ one() {
 }
 
 all_scripts() {
-	end_to_end dist-test.sh netns-test.sh "AARPTUN_RUN_FLAGS=--offload-gso=off netns-test.sh" "AARPTUN_RUN_FLAGS=--offload=nft netns-test.sh" offload-test.sh tutorial-test.sh members-test.sh fidelity.sh \
+	end_to_end dist-test.sh netns-test.sh "AARPTUN_RUN_FLAGS=--offload-gso=off netns-test.sh" "AARPTUN_RUN_FLAGS=--offload=nft netns-test.sh" offload-test.sh tutorial-test.sh members-test.sh fidelity.sh "fidelity.sh --offload" \
 		attack.sh "soak.sh --for 60s" fault-test.sh gateway-test.sh exec-test.sh unit-test.sh watch-test.sh reload-test.sh "bench.sh --quick"
 }
 
