@@ -243,6 +243,34 @@ start_aarptun() {
 	eventually 10 grep -qx ready "$TMP/ready"
 }
 
+# A configuration file, $TMP/aarptun.toml, which is made from $TMP/NAME.toml.
+
+# write_file NAME: makes it the configuration, whole at once.
+write_file() { cp "$TMP/$1.toml" "$TMP/aarptun.toml.new" && mv "$TMP/aarptun.toml.new" "$TMP/aarptun.toml"; }
+
+# run_file NAME: as start_aarptun, with no flags but the file.
+run_file() {
+	write_file "$1"
+	: >"$TMP/ready"
+	ip netns exec client "$AARPTUN" run -c "$TMP/aarptun.toml" >"$TMP/ready" 2>>"$TMP/aarptun.log" &
+	DAEMON=$!
+	PIDS+=("$DAEMON")
+	eventually 10 grep -qx ready "$TMP/ready"
+}
+
+# reload NAME, refused NAME: the daemon takes it on, or says why not.
+reload() { hang_up "$1" 'msg="the configuration was reloaded"'; }
+refused() { hang_up "$1" 'msg="the configuration was not reloaded'; }
+hang_up() {
+	local before
+	write_file "$1"
+	before=$(said "$2")
+	kill -HUP "$DAEMON"
+	eventually 10 has_said "$2" "$before"
+}
+said() { grep -c "$1" "$TMP/aarptun.log" || true; }
+has_said() { [ "$(said "$1")" -gt "$2" ]; }
+
 # host_state: all of the client's host that aarptun could change.
 host_state() {
 	ip -n client -o link

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # run --offload nft: the kernel carries the flows of pinned addresses. Long flows
-# with verified bytes through route flips, pins that expire, kill -9 and restarts;
-# what becomes of flows in the TUN, of a member that dies, of the rules of others.
+# with verified bytes through route flips, pins that expire, kill -9 and restarts,
+# reloads; what becomes of flows in the TUN, of a member that dies, of the rules of others.
 # Real kernels, in namespaces of the script's own, as in netns-test.sh.
 set -euo pipefail
 
@@ -162,6 +162,44 @@ stays_in_tun() {
 	check "and one that the kernel carries is kept for 300 s" sh -c "ip netns exec client cat /proc/net/nf_conntrack | awk '/udp .*dst=2001:0db8:00aa/ && \$5 > 290 && \$5 <= 300 { found = 1 } END { exit !found }'"
 }
 
+# files: what is reloaded under flows. One takes their prefix away.
+files() {
+	local base
+	base=$(printf '%s\n' 'offload = "nft"' 'keep-flows = true' 'drain-timeout = "0s"' 'log-level = "debug"')
+	cat >"$TMP/first.toml" <<-END
+		$base
+		cache-ttl = "5s"
+		prefix = [{ anycast = "$PREFIX" }, { anycast = "$PREFIX4" }]
+	END
+	cat >"$TMP/other.toml" <<-END
+		$base
+		cache-ttl = "2s"
+		prefix = [{ anycast = "$PREFIX", member-prefix = ["2001:db8:10::/44"] }, { anycast = "2001:db8:bb::/64" }]
+		[limits]
+		flows = 600
+	END
+	cat >"$TMP/gone.toml" <<-END
+		$base
+		prefix = ["$PREFIX4"]
+	END
+	cat >"$TMP/slip.toml" <<-END
+		$base
+		prefix = ["$PREFIX"]
+		offlaod = "none"
+	END
+}
+
+# reloads: with flips between, and the first file in the end.
+reloads() {
+	local name
+	for name in other gone first other; do
+		reload $name
+		flips 2
+	done
+	refused slip
+	reload first
+}
+
 long_flows() {
 	local i
 	start_long long "$FLOWS" $((FLOWS / 8))
@@ -171,13 +209,14 @@ long_flows() {
 		flips 10
 		stop "$DAEMON" KILL || true
 		flips 5
-		offload --keep-flows || return 1
+		run_file first || return 1
+		reloads
 	done
-	check "kill -9 and restart, $KILLS times: those that are left are known to the next run" says '^[0-9]+$' sh -c "[ $(on_path nft) -ge $FLOWS ] && echo $(on_path nft)"
+	check "kill -9, restart and reloads, $KILLS times: those that are left are known to the next run" says '^[0-9]+$' sh -c "[ $(on_path nft) -ge $FLOWS ] && echo $(on_path nft)"
 	stop "$DAEMON" TERM || true
 	flips 5
 	offload
-	check "after route flips every 100 ms, expired pins, kills and a stop with --keep-flows: no flow broken, none moved" end_long long
+	check "after route flips every 100 ms, expired pins, kills, reloads and a stop with --keep-flows: no flow broken, none moved" end_long long
 	route_to 1
 }
 
@@ -257,8 +296,9 @@ offload
 carried
 stays_in_tun
 stop "$DAEMON" || true
-# Long enough to begin all flows, short enough to expire among them.
-offload --keep-flows --cache-ttl 5s
+# The TTL is long enough to begin all flows, and short enough to expire among them.
+files
+run_file first
 long_flows
 flushed
 member_dies

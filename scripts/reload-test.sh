@@ -22,34 +22,6 @@ command_line "" "$@"
 
 into_namespaces AARPTUN:cmd/aarptun LAB:scripts/lab
 
-
-FILE=$TMP/aarptun.toml
-
-# write_file NAME: makes it the configuration, whole at once.
-write_file() { cp "$TMP/$1.toml" "$FILE.new" && mv "$FILE.new" "$FILE"; }
-
-# reload NAME, refused NAME: the daemon takes it on, or says why not.
-reload() { hang_up "$1" 'msg="the configuration was reloaded"'; }
-refused() { hang_up "$1" 'msg="the configuration was not reloaded'; }
-hang_up() {
-	local before
-	write_file "$1"
-	before=$(said "$2")
-	kill -HUP "$DAEMON"
-	eventually 10 has_said "$2" "$before"
-}
-said() { grep -c "$1" "$TMP/aarptun.log" || true; }
-has_said() { [ "$(said "$1")" -gt "$2" ]; }
-
-run_file() { # run_file NAME: starts the daemon
-	write_file "$1"
-	: >"$TMP/ready"
-	ip netns exec client "$AARPTUN" run -c "$FILE" >"$TMP/ready" 2>>"$TMP/aarptun.log" &
-	DAEMON=$!
-	PIDS+=("$DAEMON")
-	eventually 10 grep -qx ready "$TMP/ready"
-}
-
 # responder N KEYFILE: member N answers for LO with the keys of that file.
 responder() {
 	local n=$1
@@ -204,6 +176,7 @@ crash() {
 	check "the host is as it was" eventually 5 same_state "$TMP/untouched"
 }
 
+FILE=$TMP/aarptun.toml
 build_lab
 start_members
 for n in 1 2; do
