@@ -36,7 +36,8 @@
 //
 // Failures are kept too, for a second, so that a dead AA costs one probe a
 // second and no more. A pin that is asked for in the last fifth of its life is
-// renewed in the background, so that a busy AA never waits.
+// renewed in the background, so that a busy AA never waits. Flows that something
+// else sends by the pins count as if they had asked ([Resolver.Used]).
 //
 // # Trust
 //

@@ -85,6 +85,7 @@ func (g *group) current(s *selector, now time.Time) []Pin {
 // answers.
 func usable(s *selector, g *group, k *known, now time.Time) (Pin, bool) {
 	pin := k.Pin
+	pin.Renew = g.renewAt
 	switch k.standing(now, s.stale) {
 	case good, returned:
 		return pin, true

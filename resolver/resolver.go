@@ -58,6 +58,7 @@ type Pin struct {
 	RTT        time.Duration // 0 where nothing was measured
 	Learned    time.Time
 	Expires    time.Time
+	Renew      time.Time // from then on a look-up renews it; of [Resolver.Pins] alone
 }
 
 // Config is what a Resolver is made of. Zero durations and MaxPins stand for
@@ -287,14 +288,15 @@ func (r *Resolver) answered(client, aa netip.Addr, result singleflight.Result) (
 	return k.Pin, nil
 }
 
-// renew probes aa in the background, unless somebody else does.
-func (r *Resolver) renew(aa netip.Addr, now time.Time) {
+// renew probes aa in the background, and reports true, unless somebody else does.
+func (r *Resolver) renew(aa netip.Addr, now time.Time) bool {
 	asked, ok := r.cache.claimRenewal(aa, now, now.Add(r.probeTimeout))
 	if !ok {
-		return
+		return false
 	}
 	r.stats.renewals.Add(1)
 	r.ask(aa, func() bool { return r.cache.askedSince(aa, asked) })
+	return true
 }
 
 // ask probes aa, once for all who ask at the same time. The probe does not
