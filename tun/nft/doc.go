@@ -14,7 +14,7 @@
 //	    ip6 daddr @aa6 jump flow6
 //	}
 //	chain pin6 {
-//	    dnat ip6 to ip6 daddr map @pins6
+//	    update @used6 { ip6 daddr } dnat ip6 to ip6 daddr map @pins6
 //	}
 //
 // A nat chain is asked for the first packet of a flow only. What it decides
@@ -35,6 +35,12 @@
 // reached, puts (AA, UA) into a set for ten seconds, in which the map's word
 // does not count. The next flow goes to the TUN, which tries the member itself
 // and says to the resolver what it finds.
+//
+// The resolver renews a pin ahead of its end if it is asked for it shortly before,
+// and the kernel asks nobody. So that an AA was found in the map is noted in a set,
+// once for each flow ([Table.Used]). The map is looked at before the set is written,
+// whatever order nft(8) shows: a miss is no use. The set is bounded, and an element
+// that finds no room would end the rule, so another follows that only looks.
 //
 // # What must last
 //

@@ -97,6 +97,7 @@ func (t *Table) newHalf(f family) *half {
 		Table: t.table, Name: "silent" + f.suffix, KeyType: f.address,
 		HasTimeout: true, Timeout: silentFor, Dynamic: true, Size: maxSilent,
 	}
+	h.used = t.newUsed(f)
 	return h
 }
 
@@ -174,22 +175,24 @@ func (t *Table) addFlowChain(h *half) {
 	t.rule(chain, protocol(h.icmp), icmp(h.echo), timeout("echo-120s-"))
 }
 
-// addPinChain adds the look-up itself.
+// addPinChain adds the look-up itself, and that it had an answer is noted. An
+// element that finds no room ends its rule; the last rule serves then, unnoted.
 func (t *Table) addPinChain(h *half) {
 	chain := t.nft.AddChain(&nftables.Chain{Name: "pin" + h.suffix, Table: t.table})
 	// The parts of a key stand side by side, without a gap.
 	first, second := h.registers[0], h.registers[1]
-	key := h.load(h.dest, first)
+	key, aa := h.load(h.dest, first), first
 	switch t.config.Key {
 	case BySource:
-		key = join(h.load(h.source, first), h.load(h.dest, second))
+		key, aa = join(h.load(h.source, first), h.load(h.dest, second)), second
 	case ByTurn:
 		key = join(key, one(&expr.Numgen{Register: second, Modulus: turns, Type: unix.NFT_NG_INCREMENTAL}))
 	}
 	t.rule(chain, h.version(), h.load(h.dest, first), lookup(h.silent, first), verdict(expr.VerdictReturn, ""))
-	t.rule(chain, h.version(), key,
-		one(&expr.Lookup{SetName: h.pins.Name, SetID: h.pins.ID, SourceRegister: first, DestRegister: first, IsDestRegSet: true}),
-		one(&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(h.nfproto), RegAddrMin: first}))
+	find := one(&expr.Lookup{SetName: h.pins.Name, SetID: h.pins.ID, SourceRegister: first, DestRegister: answer, IsDestRegSet: true})
+	rewrite := one(&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(h.nfproto), RegAddrMin: answer})
+	t.rule(chain, h.version(), key, find, h.noteUse(aa), rewrite)
+	t.rule(chain, h.version(), key, find, rewrite)
 }
 
 // addSYNWatch adds what notices that a member does not answer: a SYN of a
@@ -236,8 +239,12 @@ func (t *Table) rule(chain *nftables.Chain, parts ...part) {
 	t.nft.AddRule(&nftables.Rule{Table: t.table, Chain: chain, Exprs: join(parts...)})
 }
 
-// scratch is a register that no address is kept in.
-const scratch = unix.NFT_REG_4
+// answer is the register for what the map has given, scratch one that no address
+// is kept in.
+const (
+	answer  = unix.NFT_REG_3
+	scratch = unix.NFT_REG_4
+)
 
 func verdict(kind expr.VerdictKind, chain string) part {
 	return one(&expr.Verdict{Kind: kind, Chain: chain})

@@ -66,6 +66,7 @@ type half struct {
 	prefixes *nftables.Set // aa: the anycast prefixes
 	pins     *nftables.Set // AA, and what else the Key has, to UA
 	silent   *nftables.Set // AA: a member of it does not answer
+	used     *nftables.Set // AA: a pin of it was used
 	have     map[string]element
 }
 
@@ -75,6 +76,7 @@ type Stats struct {
 	Changes  uint64 `json:"changes"`  // elements that were added, renewed or removed
 	Rebuilds uint64 `json:"rebuilds"` // of maps or of the table, after something was amiss
 	Failures uint64 `json:"failures"` // transactions that the kernel refused
+	Looks    uint64 `json:"looks"`    // at which AAs are used
 }
 
 // Open makes the table, or adopts the one that a dead run has left: what it
@@ -125,7 +127,7 @@ func (t *Table) make() error {
 	t.addTimeouts()
 	for _, h := range t.half {
 		h.have = make(map[string]element)
-		if err := errors.Join(t.nft.AddSet(h.prefixes, h.elementsOf(t.spans)), t.nft.AddSet(h.pins, nil), t.nft.AddSet(h.silent, nil)); err != nil {
+		if err := errors.Join(t.nft.AddSet(h.prefixes, h.elementsOf(t.spans)), t.nft.AddSet(h.pins, nil), t.nft.AddSet(h.silent, nil), t.nft.AddSet(h.used, nil)); err != nil {
 			return err
 		}
 	}
