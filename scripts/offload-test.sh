@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # run --offload nft: the kernel carries the flows of pinned addresses. Long flows
 # with verified bytes through route flips, pins that expire, kill -9 and restarts,
-# reloads; what becomes of flows in the TUN, of a member that dies, of the rules of others.
+# reloads; pins that are renewed ahead of their end for the kernel's use of them;
+# what becomes of flows in the TUN, of a member that dies, of the rules of others.
 # Real kernels, in namespaces of the script's own, as in netns-test.sh.
 set -euo pipefail
 
@@ -137,6 +138,37 @@ carried() {
 	check "and counted" says 'nft.flows +[1-9]' aarptun status
 	check "IPv4: pinned too" eventually 5 sh -c "$(printf 'ip netns exec client %q connect %s:%s && ip netns exec client nft list map inet aarptun pins4 | grep -q %s' "$LAB" $AA4 $PORT $AA4)"
 	check "IPv4: carried" says "^peer=$AA4:$PORT local=203.0.113.2 member=m1\$" lab connect "$AA4:$PORT"
+}
+
+# counted NAME: what status says of it, which leaves out what is 0.
+counted() { aarptun status | awk -v name="$1" '$1 == name { n = $2 } END { print n + 0 }'; }
+connect_for() { # connect_for SECONDS: several times a second
+	local until=$(($(date +%s%N) + $1 * 1000000000))
+	while [ "$(date +%s%N)" -lt "$until" ]; do
+		lab connect "[$AA]:$PORT" || return 1
+		sleep 0.1
+	done
+}
+
+# At a TTL of 3 s.
+renewed_ahead() {
+	local opened renewals looks
+	eventually 10 pin_now
+	opened=$(counted nat.tcp_opened) renewals=$(counted resolver.renewals)
+	check "the first flow has gone through the TUN" [ "$opened" -ge 1 ]
+	check "connects for four lives of a pin are answered" connect_for 12
+	check "its use in the kernel had it renewed each time" [ "$(counted resolver.renewals)" -ge $((renewals + 3)) ]
+	check "and none of them went through the TUN" [ "$(counted nat.tcp_opened)" = "$opened" ]
+	flip
+	check "the renewal finds another member: new flows go there, by the kernel" eventually 8 member_is "m$ROUTED"
+	check "and none through the TUN" [ "$(counted nat.tcp_opened)" = "$opened" ]
+	flip
+	check "a pin that nobody uses goes" eventually 8 not kernel_has "$AA"
+	renewals=$(counted resolver.renewals) looks=$(counted nft.looks)
+	sleep 4
+	check "and stays away" not kernel_has "$AA"
+	check "so nothing is renewed" [ "$(counted resolver.renewals)" = "$renewals" ]
+	check "and nothing looked at" [ "$(counted nft.looks)" = "$looks" ]
 }
 
 stays_in_tun() {
@@ -295,6 +327,9 @@ ruleset >"$TMP/ruleset"
 offload
 carried
 stays_in_tun
+stop "$DAEMON" || true
+offload --cache-ttl 3s
+renewed_ahead
 stop "$DAEMON" || true
 # The TTL is long enough to begin all flows, and short enough to expire among them.
 files

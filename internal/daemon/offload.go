@@ -29,6 +29,8 @@ type offload struct {
 
 	setting sync.Mutex // whoever has it brings the newest pins
 	failed  string     // the last failure, said once
+
+	uses uses // of run alone
 }
 
 const (
@@ -84,15 +86,20 @@ func openOffload(cfg config.Config, r *resolver.Resolver, log *slog.Logger) (*of
 	return nil, err
 }
 
-// run keeps the kernel's pins those of the resolver.
+// run keeps the kernel's pins those of the resolver, and tells it which are used.
 func (o *offload) run(ctx context.Context) error {
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
+	used := time.NewTimer(0) // it finds no pins
+	defer used.Stop()
 	for {
+		ask := false
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-o.resolver.Changed():
+		case <-used.C:
+			ask = true
 		case <-look.C:
 			gone, err := o.table.Check()
 			if gone {
@@ -103,7 +110,13 @@ func (o *offload) run(ctx context.Context) error {
 			}
 		}
 		began := time.Now()
-		o.set()
+		if ask {
+			o.tellUses()
+		}
+		used.Stop()
+		if at, ok := o.uses.next(o.set(), time.Now()); ok {
+			used.Reset(time.Until(at))
+		}
 		select {
 		case <-ctx.Done():
 			return nil
@@ -112,16 +125,15 @@ func (o *offload) run(ctx context.Context) error {
 	}
 }
 
-// set has the kernel hold the pins that there are now. One that is past its time,
-// or by which nobody was found but AA itself, is left to the device.
-func (o *offload) set() {
+// set has the kernel hold the pins that there are now, and returns them. One that is
+// past its time, or by which nobody was found but AA itself, is left to the device.
+func (o *offload) set() []resolver.Pin {
 	o.setting.Lock()
 	defer o.setting.Unlock()
+	held := slices.DeleteFunc(o.resolver.Pins(), func(p resolver.Pin) bool { return p.Stale || p.SelfAnswer })
 	var pins []nft.Pin
-	for _, p := range o.resolver.Pins() {
-		if !p.Stale && !p.SelfAnswer {
-			pins = append(pins, nft.Pin{Client: p.Client, Anycast: p.Anycast, Member: p.Member, Expires: p.Expires})
-		}
+	for _, p := range held {
+		pins = append(pins, nft.Pin{Client: p.Client, Anycast: p.Anycast, Member: p.Member, Expires: p.Expires})
 	}
 	err := o.table.Set(pins)
 	switch {
@@ -131,6 +143,7 @@ func (o *offload) set() {
 		o.failed = err.Error()
 		o.log.Error("the kernel cannot be told of pins, so new flows go through the device", "err", err)
 	}
+	return held
 }
 
 // setPrefixes has the kernel know what leads to us.
