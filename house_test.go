@@ -52,6 +52,7 @@ var homes = map[string][]string{
 	"golang.org/x/net/ipv4":                     {"resolver/ping"},
 	"golang.org/x/net/ipv6":                     {"resolver/ping"},
 	"golang.org/x/net/netutil":                  {"internal/admin", "internal/metrics"},
+	"golang.org/x/net/bpf":                      {"scripts/lab"},
 	"github.com/prometheus":                     {"internal/metrics"},
 	"github.com/gopacket/gopacket":              {"internal/capture"},
 	"github.com/charmbracelet":                  {"cmd/aarptun", "internal/unasked"},

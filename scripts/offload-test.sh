@@ -295,6 +295,21 @@ second_run() {
 	check "the first still has it" eventually 10 pin_now
 }
 
+kernel_without() {
+	local run=("$LAB" without-netfilter "$AARPTUN" run -p $PREFIX --drain-timeout 0s)
+	check "on a kernel without nftables, --offload nft does not start: exit code 78" exits 78 on client "${run[@]}" --offload nft
+	check "and says what is missing, and what to do" fails_with 'the kernel cannot carry flows: it lacks nftables: .*protocol not supported.*use --offload auto$' on client "${run[@]}" --offload nft
+	check "the host is as before" same_state
+	: >"$TMP/ready"
+	spawn "$TMP/without.out" ip netns exec client "${run[@]}" --offload auto
+	check "--offload auto does without" eventually 5 grep -qx ready "$TMP/without.out"
+	check "and says so in one line" [ "$(grep -c 'the kernel cannot carry flows, so all go through the device' "$TMP/without.out")" = 1 ]
+	check "flows have their member" says 'member=m1$' lab udp "[$AA]:$PORT"
+	check "in the device" says '^1 +udp .* established ' aarptun flows
+	check "it ends with exit code 0" stop "$SPAWNED"
+	check "cleanup, too, does without" exits 0 on client "$LAB" without-netfilter "$AARPTUN" cleanup
+}
+
 host_comes_back() {
 	check "with --netns there is no nft: exit code 78 or 64" fails_with 'exclude each other' aarptun run -p $PREFIX --offload nft --netns client
 	stop "$DAEMON" || true
@@ -340,6 +355,7 @@ member_dies
 table_is_taken
 second_run
 host_comes_back
+kernel_without
 
 if [ "$FAILED" -gt 0 ]; then
 	echo "# the end of aarptun's log:"

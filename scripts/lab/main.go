@@ -1,7 +1,7 @@
 // Command lab is every host of the end-to-end lab but the translator: the
 // servers, the clients that check each byte, ping, the ear on the router's
-// wire, the attackers off and on the path, systemd, and who abuses a socket. It
-// needs nothing that a fresh machine has not.
+// wire, the attackers off and on the path, systemd, who abuses a socket, and a
+// kernel that lacks something. It needs nothing that a fresh machine has not.
 package main
 
 import (
@@ -32,6 +32,8 @@ var commands = map[string]func(args []string) error{
 	"web":       web,
 	"get":       get,
 	"sink":      sink,
+
+	"without-netfilter": withoutNetfilter,
 }
 
 func main() {
