@@ -47,6 +47,7 @@ var homes = map[string][]string{
 	"github.com/vishvananda/netlink":            {"tun"},
 	"github.com/google/nftables":                {"tun", "tun/nft"},
 	"github.com/ti-mo/conntrack":                {"tun/nft"},
+	"github.com/mdlayher/netlink":               {"tun/nft"},
 	"github.com/vishvananda/netns":              {"tun/netns"},
 	"golang.org/x/net/icmp":                     {"resolver/ping"},
 	"golang.org/x/net/ipv4":                     {"resolver/ping"},

@@ -35,8 +35,8 @@ type offload struct {
 
 const (
 	// lookEvery is how often it is seen whether another program has removed the
-	// table, as 'nft flush ruleset' does.
-	lookEvery = time.Second
+	// table, as 'nft flush ruleset' does, in case the kernel has not said so.
+	lookEvery = 10 * time.Second
 
 	// A burst of changes is answered by few looks at all pins: each waits at
 	// least for so long, and for so many times what the last has taken.
@@ -88,8 +88,9 @@ func openOffload(cfg config.Config, r *resolver.Resolver, log *slog.Logger) (*of
 
 // run keeps the kernel's pins those of the resolver, and tells it which are used.
 func (o *offload) run(ctx context.Context) error {
-	look := time.NewTicker(lookEvery)
-	defer look.Stop()
+	var guard sync.WaitGroup
+	defer guard.Wait()
+	guard.Go(func() { o.guard(ctx) })
 	used := time.NewTimer(0) // it finds no pins
 	defer used.Stop()
 	for {
@@ -100,14 +101,6 @@ func (o *offload) run(ctx context.Context) error {
 		case <-o.resolver.Changed():
 		case <-used.C:
 			ask = true
-		case <-look.C:
-			gone, err := o.table.Check()
-			if gone {
-				o.log.Warn("another program had removed the nftables table by which the kernel carries flows; it is back, and flows may have broken meanwhile: have it remove only what is its own", "table", "inet "+nft.Name)
-			}
-			if !gone && err == nil {
-				continue
-			}
 		}
 		began := time.Now()
 		if ask {
@@ -121,6 +114,28 @@ func (o *offload) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-time.After(max(setApart, setRest*time.Since(began))):
+		}
+	}
+}
+
+// guard puts the table back when another program has removed it: as soon as the
+// kernel says so, since until then flows break.
+func (o *offload) guard(ctx context.Context) {
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-o.table.Removed():
+		case <-look.C:
+		}
+		gone, err := o.table.Check()
+		if gone || err != nil {
+			o.set()
+		}
+		if gone {
+			o.log.Warn("another program had removed the nftables table by which the kernel carries flows; it is back, and flows may have broken meanwhile: have it remove only what is its own", "table", "inet "+nft.Name)
 		}
 	}
 }

@@ -48,6 +48,7 @@ type Table struct {
 	config Config
 	nft    *nftables.Conn
 	ct     *conntrack.Conn
+	events *events
 	table  *nftables.Table
 	half   [2]*half // of IPv6 and of IPv4
 
@@ -96,6 +97,9 @@ func Open(c Config) (_ *Table, err error) {
 	}()
 	if t.ct, err = conntrack.Dial(nil); err != nil {
 		return nil, lacking("connection tracking", err)
+	}
+	if t.events, err = follow(); err != nil {
+		return nil, lacking("events of nftables", err)
 	}
 	for i, f := range families {
 		t.half[i] = t.newHalf(f)
@@ -288,6 +292,9 @@ func (t *Table) close() error {
 	}
 	if t.ct != nil {
 		errs = append(errs, t.ct.Close())
+	}
+	if t.events != nil {
+		errs = append(errs, t.events.close())
 	}
 	return errors.Join(errs...)
 }

@@ -202,6 +202,11 @@ func TestSetMendsWhatOthersChanged(t *testing.T) {
 	expect(t, "pins6", fmt.Sprintf("%v : %v", aa6, other6))
 
 	run(t, "nft", "flush", "ruleset")
+	select {
+	case <-table.Removed():
+	case <-time.After(10 * time.Second):
+		t.Error("the kernel has not said that the table is removed")
+	}
 	gone, err := table.Check()
 	must(t, err)
 	if !gone {
