@@ -1,12 +1,12 @@
 package nft
 
 import (
+	"cmp"
 	"errors"
-	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
-	"github.com/ti-mo/conntrack"
 	"golang.org/x/sys/unix"
 )
 
@@ -46,76 +46,137 @@ const (
 // Flows lists the flows that the kernel carries to members. TCP flows that have
 // ended, of which it still knows for a while, are none.
 func (t *Table) Flows() ([]Flow, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	flows := []Flow{}
-	if t.closed {
-		return flows, nil
-	}
-	entries, err := t.translated()
-	for _, e := range entries {
-		if f := flowOf(e); f.State != ended {
-			flows = append(flows, f)
+	err := t.each(filter{}, func(e *entry) bool {
+		if state := e.state(); state != ended {
+			flows = append(flows, Flow{
+				ID: e.id, Proto: e.proto, Client: e.from, Anycast: e.to, Member: e.member,
+				State: state, Started: e.started, Sent: e.sent, Got: e.got,
+			})
 		}
-	}
+		return true
+	})
 	return flows, err
 }
 
-// translated is what the connection tracking has of flows to the prefixes whose
-// destination was rewritten. The kernel passes over the others.
-func (t *Table) translated() ([]conntrack.Flow, error) {
-	entries, err := t.ct.DumpFilter(conntrack.NewFilter().Status(conntrack.StatusDstNAT), nil)
-	if err != nil {
-		return nil, fmt.Errorf("nft: list the flows: %w", err)
+// Count is how many flows there are.
+type Count struct{ TCP, UDP, Echo int }
+
+// All is the sum.
+func (c Count) All() int { return c.TCP + c.UDP + c.Echo }
+
+// Add counts one more, by its [Flow] Proto.
+func (c *Count) Add(proto uint8) {
+	switch proto {
+	case TCP:
+		c.TCP++
+	case UDP:
+		c.UDP++
+	default:
+		c.Echo++
 	}
-	var ours []conntrack.Flow
-	for _, e := range entries {
-		// A kernel that does not know the filter lists all.
-		if e.Status.DstNAT() && within(t.ever, e.TupleOrig.IP.DestinationAddress) {
-			ours = append(ours, e)
+}
+
+// Count counts what [Table.Flows] would list, without making the list.
+func (t *Table) Count() (c Count, err error) {
+	err = t.each(filter{}, func(e *entry) bool {
+		if e.state() != ended {
+			c.Add(e.proto)
+		}
+		return true
+	})
+	return c, err
+}
+
+// Watch tells again and again whether TCP flows are still open: one that was found
+// to be is what the kernel is asked for, until it has ended. The zero Watch is ready
+// for use, by one goroutine.
+type Watch struct {
+	id    uint32
+	found filter // its tuple is nil if none was found
+}
+
+// TCPOpen reports whether the kernel carries a TCP flow now.
+func (t *Table) TCPOpen(w *Watch) (bool, error) {
+	if w.found.tuple != nil {
+		open := false
+		err := t.each(w.found, func(e *entry) bool {
+			open = open || e.id == w.id && e.state() != ended
+			return true
+		})
+		if open || err != nil {
+			return open, err
 		}
 	}
-	return ours, nil
+	*w = Watch{}
+	err := t.each(filter{}, func(e *entry) bool {
+		if e.proto != TCP || e.state() == ended {
+			return true
+		}
+		w.id, w.found = e.id, filter{family: e.family(), tuple: slices.Clone(e.tuple)}
+		return false
+	})
+	return w.found.tuple != nil, err
 }
 
-func flowOf(e conntrack.Flow) Flow {
-	from, to := e.TupleOrig.IP, e.TupleOrig.Proto
-	f := Flow{
-		ID: e.ID, Proto: to.Protocol, Member: e.TupleReply.IP.SourceAddress,
-		Client:  netip.AddrPortFrom(from.SourceAddress, to.SourcePort),
-		Anycast: netip.AddrPortFrom(from.DestinationAddress, to.DestinationPort),
-		State:   Opening, Started: e.Timestamp.Start,
-		Sent: e.CountersOrig.Bytes, Got: e.CountersReply.Bytes,
+// each calls visit with each flow to the prefixes whose destination was rewritten,
+// of those that f lets through, until visit returns false.
+func (t *Table) each(f filter, visit func(*entry) bool) error {
+	t.mu.Lock()
+	closed, ever := t.closed, t.ever
+	t.mu.Unlock()
+	if closed {
+		return nil
 	}
-	if to.Protocol == unix.IPPROTO_ICMP || to.Protocol == unix.IPPROTO_ICMPV6 {
-		f.Client = netip.AddrPortFrom(from.SourceAddress, to.ICMPID)
-		f.Anycast = netip.AddrPortFrom(from.DestinationAddress, to.ICMPID)
-	}
-	switch tcp := e.ProtoInfo.TCP; {
-	case tcp != nil:
-		f.State = tcpState(*tcp)
-	case e.Status.SeenReply():
-		f.State = Established
-	}
-	return f
+	f.family, f.status = cmp.Or(f.family, familyOf(ever)), statusDNAT
+	return t.tracking.each(f, func(e *entry) bool {
+		return !within(ever, e.to.Addr()) || visit(e)
+	})
 }
 
-// tcpState names what the kernel says of a TCP flow. In its numbers, a flow is
-// established, one has closed, and both have, in this order (TCP_CONNTRACK_*).
-func tcpState(tcp conntrack.ProtoInfoTCP) State {
+// familyOf is that of all spans, or none if they have two.
+func familyOf(spans []span) byte {
+	v4 := 0
+	for _, s := range spans {
+		if s.first.Is4() {
+			v4++
+		}
+	}
+	switch v4 {
+	case 0:
+		return unix.NFPROTO_IPV6
+	case len(spans):
+		return unix.NFPROTO_IPV4
+	}
+	return unix.NFPROTO_UNSPEC
+}
+
+func (e *entry) family() byte {
+	if e.to.Addr().Is4() {
+		return unix.NFPROTO_IPV4
+	}
+	return unix.NFPROTO_IPV6
+}
+
+// state is how far the flow is. In the kernel's numbers a TCP flow is established,
+// one side has closed, and both have, in this order (TCP_CONNTRACK_*).
+func (e *entry) state() State {
 	const (
+		seenReply   = 1 << 1 // IPS_SEEN_REPLY
 		established = 3
 		closeWait   = 5
-		closeFirst  = 4 << 8 // IP_CT_TCP_FLAG_CLOSE_INIT, before the byte of the mask
+		closeFirst  = 0x04 // IP_CT_TCP_FLAG_CLOSE_INIT
 	)
 	switch {
-	case tcp.State < established:
-		return Opening
-	case tcp.State == established:
+	case e.tcpState == 0 && e.status&seenReply != 0:
 		return Established
-	case tcp.State > closeWait:
+	case e.tcpState < established:
+		return Opening
+	case e.tcpState == established:
+		return Established
+	case e.tcpState > closeWait:
 		return ended
-	case tcp.OriginalFlags&closeFirst != 0:
+	case e.tcpFlags&closeFirst != 0:
 		return ClientClosed
 	}
 	return MemberClosed
@@ -125,50 +186,42 @@ func tcpState(tcp conntrack.ProtoInfoTCP) State {
 // many those were: the kernel forgets to which member they belong. What their
 // clients send from then on gets to nobody who knows it.
 func (t *Table) Cut(aa netip.Addr) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.closed {
-		return 0, nil
-	}
-	entries, err := t.translated()
-	if err != nil {
-		return 0, err
-	}
+	var doomed []key
+	var failed error
 	cut := 0
-	for _, e := range entries {
-		if aa.IsValid() && e.TupleOrig.IP.DestinationAddress != aa {
-			continue
+	err := t.each(filter{}, func(e *entry) bool {
+		if aa.IsValid() && e.to.Addr() != aa {
+			return true
 		}
-		if err := drop(t.ct, e); err != nil {
-			return cut, err
-		}
-		if flowOf(e).State != ended {
+		if e.state() != ended {
 			cut++
 		}
+		var k key
+		k, failed = e.key()
+		doomed = append(doomed, k)
+		return failed == nil
+	})
+	if err := errors.Join(err, failed); err != nil {
+		return 0, err
 	}
-	return cut, nil
-}
-
-// drop removes an entry; it may have ended by itself.
-func drop(ct *conntrack.Conn, e conntrack.Flow) error {
-	if err := ct.Delete(e); err != nil && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("nft: cut a flow: %w", err)
-	}
-	return nil
+	return cut, t.tracking.remove(doomed)
 }
 
 // forget removes all that the connection tracking knows of the prefixes: the
 // flows that the kernel carried, and those that were in the TUN.
-func forget(ct *conntrack.Conn, spans []span) error {
-	entries, err := ct.Dump(nil)
-	if err != nil {
-		return fmt.Errorf("nft: list the flows: %w", err)
-	}
-	var errs []error
-	for _, e := range entries {
-		if within(spans, e.TupleOrig.IP.DestinationAddress) {
-			errs = append(errs, drop(ct, e))
+func (k *tracking) forget(spans []span) error {
+	var doomed []key
+	var failed error
+	err := k.each(filter{family: familyOf(spans)}, func(e *entry) bool {
+		if within(spans, e.to.Addr()) {
+			var of key
+			of, failed = e.key()
+			doomed = append(doomed, of)
 		}
+		return failed == nil
+	})
+	if err := errors.Join(err, failed); err != nil {
+		return err
 	}
-	return errors.Join(errs...)
+	return k.remove(doomed)
 }

@@ -26,7 +26,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // isolate moves the test into a network namespace of its own. It belongs to the
 // thread, which ends with the test's goroutine.
-func isolate(t *testing.T) {
+func isolate(t testing.TB) {
 	t.Helper()
 	if _, err := exec.LookPath("nft"); err != nil {
 		skip(t, "it needs nft(8) to see what is there: install nftables")
@@ -42,7 +42,7 @@ func isolate(t *testing.T) {
 }
 
 // skip is for what the machine does not allow; where it must, it fails.
-func skip(t *testing.T, reason string) {
+func skip(t testing.TB, reason string) {
 	t.Helper()
 	if os.Getenv("AARPTUN_TEST_NO_SKIP") != "" {
 		t.Fatal(reason)
@@ -51,7 +51,7 @@ func skip(t *testing.T, reason string) {
 }
 
 // run runs a command in the namespace of the test's thread.
-func run(t *testing.T, args ...string) string {
+func run(t testing.TB, args ...string) string {
 	t.Helper()
 	out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
 	if err != nil {
@@ -66,7 +66,7 @@ func ruleset(t *testing.T) string {
 	return run(t, "nft", "list", "ruleset")
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

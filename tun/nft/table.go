@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/google/nftables"
-	"github.com/ti-mo/conntrack"
 	"golang.org/x/sys/unix"
 )
 
@@ -45,12 +44,12 @@ type Config struct {
 // Table is the table, in the network namespace of the thread that called
 // [Open]. Its methods may be called from any goroutine.
 type Table struct {
-	config Config
-	nft    *nftables.Conn
-	ct     *conntrack.Conn
-	events *events
-	table  *nftables.Table
-	half   [2]*half // of IPv6 and of IPv4
+	config   Config
+	nft      *nftables.Conn
+	tracking *tracking
+	events   *events
+	table    *nftables.Table
+	half     [2]*half // of IPv6 and of IPv4
 
 	mu      sync.Mutex
 	spans   []span // that are led to us
@@ -95,7 +94,7 @@ func Open(c Config) (_ *Table, err error) {
 			err = errors.Join(err, t.close())
 		}
 	}()
-	if t.ct, err = conntrack.Dial(nil); err != nil {
+	if t.tracking, err = track(); err != nil {
 		return nil, lacking("connection tracking", err)
 	}
 	if t.events, err = follow(); err != nil {
@@ -107,7 +106,7 @@ func Open(c Config) (_ *Table, err error) {
 	if err := t.make(); err != nil {
 		return nil, lacking("nftables with nat, maps, sets and conntrack time-outs (modules nf_tables, nft_ct, nft_nat, nft_numgen, nfnetlink_cttimeout)", err)
 	}
-	if _, err := t.Flows(); err != nil {
+	if _, err := t.Count(); err != nil {
 		return nil, errors.Join(lacking("a list of flows by their status (Linux 5.15, module nf_conntrack_netlink)", err), t.remove())
 	}
 	return t, nil
@@ -267,7 +266,7 @@ func (t *Table) Close() error {
 	if t.closed {
 		return nil
 	}
-	return errors.Join(t.remove(), forget(t.ct, t.ever), t.close())
+	return errors.Join(t.remove(), t.tracking.forget(t.ever), t.close())
 }
 
 func (t *Table) remove() error {
@@ -290,8 +289,8 @@ func (t *Table) close() error {
 	if t.nft != nil {
 		errs = append(errs, t.nft.CloseLasting())
 	}
-	if t.ct != nil {
-		errs = append(errs, t.ct.Close())
+	if t.tracking != nil {
+		errs = append(errs, t.tracking.close())
 	}
 	if t.events != nil {
 		errs = append(errs, t.events.close())
@@ -323,10 +322,10 @@ func Remove(dry bool) (removed []string, err error) {
 	if err := t.remove(); err != nil {
 		return nil, err
 	}
-	if t.ct, err = conntrack.Dial(nil); err != nil {
+	if t.tracking, err = track(); err != nil {
 		return removed, nil // then it knows of no flow either
 	}
-	return removed, forget(t.ct, spans)
+	return removed, t.tracking.forget(spans)
 }
 
 // storedSpans reads the anycast prefixes from the table itself.

@@ -22,7 +22,7 @@ func testConfig() Config {
 	return Config{Prefixes: []netip.Prefix{prefix6, prefix4}, Mark: 0xaa}
 }
 
-func mustOpen(t *testing.T, c Config) *Table {
+func mustOpen(t testing.TB, c Config) *Table {
 	t.Helper()
 	table, err := Open(c)
 	if errors.Is(err, ErrUnsupported) {
