@@ -128,6 +128,14 @@ func TestTopScreens(t *testing.T) {
 	}
 }
 
+func TestTopCountsWhatTheKernelCarries(t *testing.T) {
+	s := topSample()
+	s.status.Rooms = map[string]any{"nft": map[string]any{"flows": 100000.0}}
+	if screen := press(shown(s)); !strings.Contains(screen, "4 flows, 1 opening, 100000 in the kernel   2 pins") {
+		t.Errorf("it is not in the head:\n%s", screen)
+	}
+}
+
 func TestTopKeys(t *testing.T) {
 	m := shown(topSample())
 	if screen := press(m, "s"); !strings.Contains(screen, "by out") {

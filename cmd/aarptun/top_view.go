@@ -26,7 +26,7 @@ func headLines(s sample, extra []string) []string {
 	n := s.status.NAT
 	first := append([]string{
 		"aarptun " + s.status.Version, "up " + shortTime(s.at.Sub(s.status.Started)), s.status.Device,
-		fmt.Sprintf("%d flows, %d opening", n.Flows, n.Opening), fmt.Sprintf("%d pins", s.status.Resolver.Pins),
+		fmt.Sprintf("%d flows, %d opening", n.Flows, n.Opening) + inKernel(s.status), fmt.Sprintf("%d pins", s.status.Resolver.Pins),
 	}, extra...)
 	limited := uint64(0)
 	for _, count := range n.Limited {
@@ -37,6 +37,15 @@ func headLines(s sample, extra []string) []string {
 		fmt.Sprintf("refused %d", n.Rejected), fmt.Sprintf("limited %d", limited), fmt.Sprintf("reset %d", n.Reset),
 	}
 	return []string{strings.Join(first, "   "), strings.Join(second, "   ")}
+}
+
+// inKernel says how many flows the kernel carries, if it may (run --offload).
+func inKernel(s admin.Status) string {
+	room, _ := s.Rooms["nft"].(map[string]any)
+	if flows, ok := room["flows"].(float64); ok { // as JSON has them
+		return fmt.Sprintf(", %.0f in the kernel", flows)
+	}
+	return ""
 }
 
 // tableOf returns the cells of a list: its head, and a row for each line that has

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,8 +11,6 @@ import (
 	"time"
 
 	"aarptun/internal/config"
-	"aarptun/internal/metrics"
-	"aarptun/nat"
 	"aarptun/resolver"
 	"aarptun/tun"
 	"aarptun/tun/nft"
@@ -31,6 +28,13 @@ type offload struct {
 	failed  string     // the last failure, said once
 
 	uses uses // of run alone
+
+	seeing sync.Mutex
+	unseen string // why the flows cannot be seen, said once
+
+	counting sync.Mutex // whoever has it counts, or takes what another has counted
+	counted  nft.Count
+	until    time.Time // so long it will do
 }
 
 const (
@@ -39,7 +43,8 @@ const (
 	lookEvery = 10 * time.Second
 
 	// A burst of changes is answered by few looks at all pins: each waits at
-	// least for so long, and for so many times what the last has taken.
+	// least for so long, and for so many times what the last has taken. So do
+	// looks at the kernel's flows that may be old.
 	setApart = 10 * time.Millisecond
 	setRest  = 4
 
@@ -178,96 +183,20 @@ func (o *offload) stop(ctx context.Context) {
 	if err := o.table.Stop(); err != nil {
 		o.log.Warn("the kernel still knows of pins", "err", err)
 	}
-	tick := time.NewTicker(endedEvery)
-	defer tick.Stop()
-	for !o.keep && o.open() {
+	var watch nft.Watch
+	for !o.keep {
+		began := time.Now()
+		open, err := o.table.TCPOpen(&watch)
+		// What cannot be seen is not cut before its time.
+		if o.see(err); err == nil && !open {
+			return
+		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-time.After(max(endedEvery, setRest*time.Since(began))):
 		}
 	}
-}
-
-// open reports whether a TCP flow is still open.
-func (o *offload) open() bool {
-	flows, err := o.table.Flows()
-	if err != nil {
-		o.log.Warn("it cannot be seen which flows the kernel carries", "err", err)
-	}
-	for _, f := range flows {
-		if f.Proto == nft.TCP {
-			return true
-		}
-	}
-	return false
-}
-
-// pathNFT is the [nat.FlowInfo] Path of flows that the kernel carries.
-const pathNFT = "nft"
-
-// offloadedIDs is where their numbers begin, above those of all other flows: the
-// kernel's have 32 bits.
-const offloadedIDs = 1 << 32
-
-// flows lists what the kernel carries, as flows of ours are listed. It knows when
-// one began, and how much it has carried, only if it was asked to note that.
-func (o *offload) flows() []nat.FlowInfo {
-	if o == nil {
-		return nil
-	}
-	listed, err := o.table.Flows()
-	if err != nil {
-		o.log.Warn("it cannot be seen which flows the kernel carries", "err", err)
-	}
-	var infos []nat.FlowInfo
-	for _, f := range listed {
-		infos = append(infos, nat.FlowInfo{
-			ID: offloadedIDs | uint64(f.ID), Proto: protoOf(f.Proto), Client: f.Client, Anycast: f.Anycast, Member: f.Member,
-			State: states[f.State], Path: pathNFT, Started: f.Started, Active: f.Started, Sent: f.Sent, Got: f.Got,
-		})
-	}
-	slices.SortFunc(infos, func(a, b nat.FlowInfo) int { return cmp.Compare(a.ID, b.ID) })
-	return infos
-}
-
-var states = map[nft.State]nat.State{nft.Opening: nat.Dialling, nft.Established: nat.Established, nft.ClientClosed: nat.ClientClosed, nft.MemberClosed: nat.MemberClosed}
-
-func protoOf(number uint8) nat.Proto {
-	switch number {
-	case nft.TCP:
-		return nat.TCP
-	case nft.UDP:
-		return nat.UDP
-	}
-	return nat.Echo
-}
-
-// offloadStats is what status shows of it.
-type offloadStats struct {
-	Flows int `json:"flows"` // carried now
-	nft.Stats
-}
-
-func (o *offload) stats() offloadStats {
-	return offloadStats{Flows: len(o.flows()), Stats: o.table.Stats()}
-}
-
-// figures is what the metrics have of it.
-func (o *offload) figures() metrics.Offload {
-	s := o.table.Stats()
-	f := metrics.Offload{Pins: s.Pins, Rebuilds: s.Rebuilds, Failures: s.Failures}
-	for _, flow := range o.flows() {
-		switch flow.Proto {
-		case nat.TCP:
-			f.TCP++
-		case nat.UDP:
-			f.UDP++
-		case nat.Echo:
-			f.Echo++
-		}
-	}
-	return f
 }
 
 // cut has the kernel hold the pins that there are now, and ends the flows to an AA
@@ -277,6 +206,11 @@ func (o *offload) cut(aa netip.Addr) (int, error) {
 		return 0, nil
 	}
 	o.set()
+	defer func() {
+		o.counting.Lock()
+		defer o.counting.Unlock()
+		o.until = time.Time{}
+	}()
 	return o.table.Cut(aa)
 }
 
