@@ -310,6 +310,25 @@ kernel_without() {
 	check "cleanup, too, does without" exits 0 on client "$LAB" without-netfilter "$AARPTUN" cleanup
 }
 
+# many_flows: what looks at flows must cope with 100,000 of them.
+many_flows() {
+	local most
+	most=$(on client cat /proc/sys/net/netfilter/nf_conntrack_max)
+	if [ "$most" -lt 110000 ]; then
+		echo "# the kernel may not know 110,000 flows here, but $most (net.netfilter.nf_conntrack_max): left out"
+		return
+	fi
+	stop "$DAEMON" || true
+	offload --cache-ttl 10m
+	eventually 10 pin_now
+	check "100,000 flows begin" lab scatter --to $AA --flows 100000
+	check "status counts them" says 'nft.flows +100[0-9]{3}$' aarptun status
+	check "flows lists each" says '^100[0-9]{3}$' on_path nft udp
+	check "top looks at some, and knows of all" says ' 100[0-9]{3} in the kernel ' aarptun top --once --interval 100ms
+	check "pins --flush --cut ends them" says ' 100[0-9]{3} flows cut$' aarptun pins --flush --cut
+	check "none is left" on_path_is nft 0
+}
+
 host_comes_back() {
 	check "with --netns there is no nft: exit code 78 or 64" fails_with 'exclude each other' aarptun run -p $PREFIX --offload nft --netns client
 	stop "$DAEMON" || true
@@ -354,6 +373,7 @@ flushed
 member_dies
 table_is_taken
 second_run
+many_flows
 host_comes_back
 kernel_without
 

@@ -32,6 +32,7 @@ var commands = map[string]func(args []string) error{
 	"web":       web,
 	"get":       get,
 	"sink":      sink,
+	"scatter":   scatter,
 
 	"without-netfilter": withoutNetfilter,
 }
