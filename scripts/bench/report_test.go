@@ -22,7 +22,7 @@ func found() *results {
 		Machine: machine{CPU: "Test <CPU>", Cores: 2, Memory: 4, Kernel: "6.18.0", Arch: "amd64", Go: "go1.26.3", Others: 0.02},
 		Variants: []shown{
 			{Name: "direct", What: "routing alone"}, {Name: "pasta", What: "a peer", Peer: true}, {Name: "slirp4netns", What: "another", Peer: true},
-			{Name: aarptunOn, What: "aarptun"},
+			{Name: aarptunOn, What: "aarptun"}, {Name: aarptunKernel, What: "the kernel"},
 		},
 		LeftOut:  []leftOut{{"nft", "there is no nft: apt-get install nftables"}},
 		Settings: []string{"ulimit -n = 20000"},
@@ -39,6 +39,8 @@ func found() *results {
 		add("pasta", "tcp.up1", tcp(2, 4, 3), "")
 		add("slirp4netns", "tcp.up1", nil, errCarriedNothing.Error())
 		add(aarptunOn, "tcp.up1", tcp(6.4, 1.9, 1.2), "")
+		add(aarptunKernel, "tcp.up1", tcp(8.1, 1.2, 0), "")
+		add(aarptunKernel, "idle", values{"kb": 0.004, "after": 1, "settled": 0.1, "before_mb": 24, "during_mb": 24, "after_mb": 24}, "")
 		if rep == 1 {
 			add("pasta", "udp.paced", values{"mbps": 298, "loss": 0.75}, "")
 			add("slirp4netns", "udp.paced", nil, "no datagram was answered")

@@ -107,8 +107,10 @@ func (g goal) reached(c cell, m metric) string {
 		return ""
 	case ofDirect:
 		got, said = c.ratio, ratioText(c.ratio)
-	case absolute:
-		got, said = c.value, number(c.value, max(m.digits, digitsOf(g.limit)))
+	case absolute: // as it is shown
+		digits := max(m.digits, digitsOf(g.limit))
+		shift := math.Pow10(digits)
+		got, said = math.Round(c.value*shift)/shift, number(c.value, digits)
 	case beyond:
 		got, said = c.beyond, "+"+number(c.beyond, m.digits)
 	}
@@ -154,11 +156,12 @@ func (r *results) peersText(row row, m metric, ours cell) string {
 // table returns the table of a group, or nothing if there is not a sample of it:
 // the figures of a kind, such as all that is CPU, stand below each other.
 func (r *results) table(g group) []string {
+	withKernel := slices.ContainsFunc(r.Variants, func(v shown) bool { return v.Name == aarptunKernel })
 	head := []string{g.title}
 	for _, v := range r.Variants {
 		head = append(head, v.Name)
 	}
-	lines := [][]string{append(head, "goal", "reached", "best peer")}
+	lines := [][]string{append(head, "goal", "reached", "best peer", "goal of "+aarptunKernel, "reached")}
 	for i := range g.rows[0].metrics {
 		for _, row := range g.rows {
 			if !slices.ContainsFunc(r.Samples, func(s sample) bool { return s.Row == row.name }) {
@@ -170,7 +173,13 @@ func (r *results) table(g group) []string {
 				line = append(line, r.cell(v.Name, row, m).text(v.Name, m))
 			}
 			ours := r.cell(aarptunOn, row, m)
-			lines = append(lines, append(line, m.goal.text(m), m.goal.reached(ours, m), r.peersText(row, m, ours)))
+			line = append(line, m.goal.text(m), m.goal.reached(ours, m), r.peersText(row, m, ours))
+			if withKernel {
+				line = append(line, m.kernel.text(m), m.kernel.reached(r.cell(aarptunKernel, row, m), m))
+			} else {
+				line = append(line, "", "")
+			}
+			lines = append(lines, line)
 		}
 	}
 	if len(lines) == 1 {

@@ -33,8 +33,11 @@ type running struct {
 	stop func() error
 }
 
-// aarptunOn is the variant that the goals are for.
-const aarptunOn = "aarptun"
+// The variants that the goals are for.
+const (
+	aarptunOn     = "aarptun"
+	aarptunKernel = "aarptun-nft"
+)
 
 // variants are all there are, in the order in which they are shown.
 var variants = []variant{
@@ -57,7 +60,7 @@ var variants = []variant{
 		process: true, tcpOnly: true, start: startRelay,
 	},
 	{name: aarptunOn, what: "aarptun run --offload-gso on; the client dials AA", process: true, resolves: true, start: aarptunWith("on")},
-	{name: "aarptun-nft", what: "aarptun run --offload nft, AA pinned; the client dials AA", kernel: true, start: startOffload},
+	{name: aarptunKernel, what: "aarptun run --offload nft, AA pinned; the client dials AA", kernel: true, start: startOffload},
 	{name: "aarptun-gso-off", what: "aarptun run --offload-gso off; the client dials AA", process: true, resolves: true, start: aarptunWith("off")},
 }
 
