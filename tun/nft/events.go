@@ -37,15 +37,13 @@ func (e *events) read() {
 	defer close(e.ended)
 	const removed = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_DELTABLE
 	for {
-		messages, err := e.conn.Receive()
-		switch {
-		case errors.Is(err, unix.ENOBUFS):
-			e.tell() // there were more than the socket could hold
-		case err != nil:
-			return // it is closed; whoever wants to know looks by the clock too
-		}
-		for _, m := range messages {
-			if m.Header.Type == removed {
+		for m, err := range e.conn.ReceiveIter() {
+			switch {
+			case errors.Is(err, unix.ENOBUFS):
+				e.tell() // there were more than the socket could hold
+			case err != nil:
+				return // it is closed; whoever wants to know looks by the clock too
+			case m.Header.Type == removed:
 				e.tell()
 			}
 		}
