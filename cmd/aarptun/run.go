@@ -48,8 +48,8 @@ With --offload nft the kernel carries the flows to addresses that are pinned
 when they begin, by nftables; all others go through the device. Such a flow
 keeps its member though aarptun is killed or, with --keep-flows, stopped; the
 next run takes over, or 'aarptun cleanup' ends them. The kernel tries no second
-member for a flow and knows no limits for a client. Other hosts' flows are
-carried so only with --preserve-source (docs/howto/offload.md).
+member for a flow and knows no limits for a client. On a gateway that holds for
+the flows of the hosts behind it too (docs/howto/offload.md).
 
 --metrics-listen shows Prometheus what is counted, and no addresses; the metrics
 are in docs/metrics.md. --pcap writes what crosses the device to a new file that

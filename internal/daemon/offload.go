@@ -78,9 +78,12 @@ func openOffload(cfg config.Config, r *resolver.Resolver, log *slog.Logger) (*of
 		}
 		return nil, nil
 	}
-	table, err := nft.Open(nft.Config{Prefixes: cfg.Prefixes, Mark: cfg.Mark, Key: keyOf(cfg), Forwarded: cfg.PreserveSource})
+	table, err := nft.Open(nft.Config{Prefixes: cfg.Prefixes, Mark: cfg.Mark, Key: keyOf(cfg), Masquerade: !cfg.PreserveSource})
 	switch {
 	case err == nil:
+		if table.LeavesBridges() {
+			log.Info("flows of other hosts that come over a bridge go through the device, since net.bridge.bridge-nf-call-iptables or -ip6tables is 1")
+		}
 		return &offload{table: table, resolver: r, keep: cfg.KeepFlows, log: log}, nil
 	case cfg.Offload == config.OffloadMaybe:
 		log.Warn("the kernel cannot carry flows, so all go through the device", "err", err)

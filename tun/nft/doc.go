@@ -14,7 +14,7 @@
 //	    ip6 daddr @aa6 jump flow6
 //	}
 //	chain pin6 {
-//	    update @used6 { ip6 daddr } dnat ip6 to ip6 daddr map @pins6
+//	    update @used6 { ip6 daddr } ct label set 127 dnat ip6 to ip6 daddr map @pins6
 //	}
 //
 // A nat chain is asked for the first packet of a flow only. What it decides
@@ -49,6 +49,25 @@
 // message at a time ([entry]), by a socket and under a lock of their own: a list
 // makes no pin wait ([tracking]). Who wants a number counts ([Table.Count]), and who
 // waits for an end looks at one flow as long as it is there ([Table.TCPOpen]).
+//
+// # Other hosts
+//
+// On a gateway the first packet of another host's flow passes prerouting instead,
+// before it is known whether it is forwarded. Whether it is, the kernel decides as
+// ever, for UA as for AA. Members answer to an address of the gateway, as they do
+// for flows in the TUN; so these flows, known by their label and by a source that
+// is not ours, are masqueraded ([Config]):
+//
+//	chain postrouting { type nat hook postrouting priority 105
+//	    ct label 127 fib saddr type != local masquerade
+//	}
+//
+// The kernel asks the nat chains of a hook in their order until one decides. This
+// one is behind those of other programs (100): how the LAN leaves is theirs to say,
+// and no flow is translated twice. The label is given where the member is, so what
+// others translate to the same member is not met. Pins are found, and flows listed,
+// by what the packet had before: the client's own address. Where bridges show what
+// they only pass on, nothing that comes over one is carried.
 //
 // # What must last
 //

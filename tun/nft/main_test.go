@@ -3,6 +3,7 @@ package nft
 import (
 	"errors"
 	"flag"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -39,6 +40,14 @@ func isolate(t testing.TB) {
 		t.Fatal(err)
 	}
 	run(t, "ip", "link", "set", "lo", "up")
+	showBridged(t, 0)
+}
+
+// showBridged has bridges show what they only pass on, or not. A kernel without
+// the setting does not.
+func showBridged(t testing.TB, value int) {
+	t.Helper()
+	run(t, "sh", "-c", fmt.Sprintf("for f in /proc/sys/net/bridge/bridge-nf-call-ip*; do [ ! -e $f ] || echo %d >$f; done", value))
 }
 
 // skip is for what the machine does not allow; where it must, it fails.

@@ -51,6 +51,9 @@ const (
 	// been written back (100).
 	synPriority  = -150
 	lostPriority = 110
+	// sourcePriority is behind that of other programs (100): how the packets of
+	// other hosts leave is the host's to say, and a flow is translated once.
+	sourcePriority = 105
 
 	// silentFor is how long the map's word about an AA does not count after a
 	// member of it was found silent, as with the resolver's suspects.
@@ -127,19 +130,29 @@ func (t *Table) addTimeouts() {
 }
 
 func (t *Table) addChains() {
-	output := t.addBase("output", nftables.ChainTypeNAT, nftables.ChainHookOutput, priority)
-	bases := []*nftables.Chain{output}
-	syns := []*nftables.Chain{t.addBase("syn-output", nftables.ChainTypeFilter, nftables.ChainHookOutput, synPriority)}
-	errs := []*nftables.Chain{t.addBase("lost-input", nftables.ChainTypeFilter, nftables.ChainHookInput, lostPriority)}
-	if t.config.Forwarded {
-		bases = append(bases, t.addBase("prerouting", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, priority))
-		syns = append(syns, t.addBase("syn-prerouting", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, synPriority))
-		errs = append(errs, t.addBase("lost-postrouting", nftables.ChainTypeFilter, nftables.ChainHookPostrouting, lostPriority))
+	// What programs here send, and what other hosts do.
+	bases := []*nftables.Chain{
+		t.addBase("output", nftables.ChainTypeNAT, nftables.ChainHookOutput, priority),
+		t.addBase("prerouting", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, priority),
+	}
+	syns := []*nftables.Chain{
+		t.addBase("syn-output", nftables.ChainTypeFilter, nftables.ChainHookOutput, synPriority),
+		t.addBase("syn-prerouting", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, synPriority),
+	}
+	errs := []*nftables.Chain{
+		t.addBase("lost-input", nftables.ChainTypeFilter, nftables.ChainHookInput, lostPriority),
+		t.addBase("lost-postrouting", nftables.ChainTypeFilter, nftables.ChainHookPostrouting, lostPriority),
+	}
+	if t.config.Masquerade {
+		t.addSource()
 	}
 	for _, base := range bases {
 		t.rule(base, mark(t.config.Mark), verdict(expr.VerdictReturn, ""))
 	}
 	for _, h := range t.half {
+		if h.bridges {
+			t.addLeaveBridges(h, bases[1])
+		}
 		t.addPinChain(h)
 		t.addFlowChain(h)
 		for _, base := range bases {
@@ -152,6 +165,14 @@ func (t *Table) addChains() {
 			t.addLostWatch(h, chain)
 		}
 	}
+}
+
+// addSource adds what has the flows of other hosts come from this one: those that
+// were given a member here, and nobody else's, whose source is no address of ours.
+func (t *Table) addSource() {
+	chain := t.addBase("postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, sourcePriority)
+	t.rule(chain, labelled(), one(&expr.Fib{Register: scratch, FlagSADDR: true, ResultADDRTYPE: true}),
+		one(&expr.Cmp{Op: expr.CmpOpNeq, Register: scratch, Data: binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)}), one(&expr.Masq{}))
 }
 
 func (t *Table) addBase(name string, kind nftables.ChainType, hook *nftables.ChainHook, at nftables.ChainPriority) *nftables.Chain {
@@ -190,7 +211,7 @@ func (t *Table) addPinChain(h *half) {
 	}
 	t.rule(chain, h.version(), h.load(h.dest, first), lookup(h.silent, first), verdict(expr.VerdictReturn, ""))
 	find := one(&expr.Lookup{SetName: h.pins.Name, SetID: h.pins.ID, SourceRegister: first, DestRegister: answer, IsDestRegSet: true})
-	rewrite := one(&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(h.nfproto), RegAddrMin: answer})
+	rewrite := join(label(), one(&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(h.nfproto), RegAddrMin: answer}))
 	t.rule(chain, h.version(), key, find, h.noteUse(aa), rewrite)
 	t.rule(chain, h.version(), key, find, rewrite)
 }
@@ -222,6 +243,27 @@ const (
 	statusConfirmed = 1 << 3 // IPS_CONFIRMED
 	statusDNAT      = 1 << 5 // IPS_DST_NAT
 )
+
+// ours is the label (connlabel) of the flows that were given a member here. Others
+// may have translated flows to the same address.
+var ours = []byte{15: 0x80}
+
+// label gives a flow the label, and labelled matches those that have it.
+func label() part {
+	return part{
+		&expr.Immediate{Register: scratch, Data: ours},
+		&expr.Ct{Key: expr.CtKeyLABELS, Register: scratch, SourceRegister: true},
+	}
+}
+
+func labelled() part {
+	none := make([]byte, len(ours))
+	return part{
+		&expr.Ct{Key: expr.CtKeyLABELS, Register: scratch},
+		&expr.Bitwise{SourceRegister: scratch, DestRegister: scratch, Len: uint32(len(ours)), Mask: ours, Xor: none},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: scratch, Data: none},
+	}
+}
 
 // part is a piece of a rule.
 type part []expr.Any

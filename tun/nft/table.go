@@ -36,9 +36,9 @@ type Config struct {
 	Prefixes []netip.Prefix // the anycast prefixes, without host bits
 	Mark     uint32         // of the sockets whose packets are left alone; not 0
 	Key      Key
-	// Forwarded has the flows of other hosts carried too, with their own
-	// addresses.
-	Forwarded bool
+	// Masquerade has members see flows of other hosts come from this one, as
+	// those of the TUN do. Without it they see the hosts' own addresses.
+	Masquerade bool
 }
 
 // Table is the table, in the network namespace of the thread that called
@@ -67,6 +67,7 @@ type half struct {
 	pins     *nftables.Set // AA, and what else the Key has, to UA
 	silent   *nftables.Set // AA: a member of it does not answer
 	used     *nftables.Set // AA: a pin of it was used
+	bridges  bool          // what comes over a bridge is left to the TUN
 	have     map[string]element
 }
 
@@ -102,9 +103,12 @@ func Open(c Config) (_ *Table, err error) {
 	}
 	for i, f := range families {
 		t.half[i] = t.newHalf(f)
+		if t.half[i].bridges, err = f.passed(); err != nil {
+			return nil, err
+		}
 	}
 	if err := t.make(); err != nil {
-		return nil, lacking("nftables with nat, maps, sets and conntrack time-outs (modules nf_tables, nft_ct, nft_nat, nft_numgen, nfnetlink_cttimeout)", err)
+		return nil, lacking("nftables with nat, maps, sets, and conntrack's labels and time-outs (modules nf_tables, nft_ct, nft_nat, nft_masq, nft_fib_inet, nft_numgen, nfnetlink_cttimeout)", err)
 	}
 	if _, err := t.Count(); err != nil {
 		return nil, errors.Join(lacking("a list of flows by their status (Linux 5.15, module nf_conntrack_netlink)", err), t.remove())

@@ -65,7 +65,7 @@ func expect(t *testing.T, name, want string) {
 func TestTableIsWhatTheDocSays(t *testing.T) {
 	isolate(t)
 	c := testConfig()
-	c.Forwarded = true
+	c.Masquerade = true
 	mustOpen(t, c)
 	golden(t, "ruleset.nft", ruleset(t))
 }
@@ -86,14 +86,15 @@ func handles(t *testing.T) string {
 
 func TestOpenAdopts(t *testing.T) {
 	isolate(t)
-	dead := mustOpen(t, testConfig())
+	c := testConfig()
+	c.Masquerade = true
+	dead := mustOpen(t, c)
 	must(t, dead.Set([]Pin{pin(aa6, ua6, time.Minute)}))
 	before := handles(t)
 	if strings.Count(before, "\n") != 14 {
 		t.Fatalf("the objects with the time-outs are\n%s", before)
 	}
-	c := testConfig()
-	c.Forwarded, c.Key = true, BySource
+	c.Masquerade, c.Key = false, BySource
 	table := mustOpen(t, c)
 	golden(t, "ruleset-source.nft", ruleset(t)) // nothing of the other's is left
 	if after := handles(t); after != before {
@@ -103,6 +104,22 @@ func TestOpenAdopts(t *testing.T) {
 	p.Client = other6
 	must(t, table.Set([]Pin{p}))
 	expect(t, "pins6", fmt.Sprintf("%v . %v : %v", other6, aa6, ua6))
+}
+
+func TestOpenAdoptsAnOlderLayout(t *testing.T) {
+	isolate(t)
+	mustOpen(t, testConfig())
+	before := handles(t)
+	run(t, "nft", "delete chain inet aarptun prerouting; delete chain inet aarptun syn-prerouting; delete chain inet aarptun lost-postrouting; flush chain inet aarptun pin6; flush chain inet aarptun pin4")
+	c := testConfig()
+	c.Masquerade = true
+	if table := mustOpen(t, c); !table.Adopted() {
+		t.Error("it has adopted nothing")
+	}
+	golden(t, "ruleset.nft", ruleset(t))
+	if after := handles(t); after != before {
+		t.Errorf("the objects with the time-outs are others, so living flows have lost theirs\n--- before\n%s--- after\n%s", before, after)
+	}
 }
 
 func TestSetPrefixes(t *testing.T) {
