@@ -28,7 +28,8 @@ usage() {
 		bin/peers by go install, but not for --quick.
 
 		Exit code 1: a sample failed that should not have, or a translator was idle while
-		its traffic went another way. A goal that is missed is no failure.
+		its traffic went another way, or aarptun-nft was not, whose traffic is the
+		kernel's. A goal that is missed is no failure.
 
 		AARPTUN, BENCH and TUN2SOCKS may name binaries to use instead of building them,
 		and PROFILES a directory for a CPU profile of each aarptun that was run.

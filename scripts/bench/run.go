@@ -19,6 +19,9 @@ import (
 // errCarriedNothing is the error of a sample whose translator used less.
 var errCarriedNothing = errors.New("carried nothing: it used no CPU")
 
+// errCarriedItself is that of one that leaves the load to the kernel, and used more.
+var errCarriedItself = errors.New("the kernel did not carry it: the translator's process used CPU")
+
 // bench is one run.
 type bench struct {
 	*lab
@@ -213,8 +216,13 @@ func (b *bench) take(s *sample, v variant, started *running, g group, r request)
 	}
 	r.PID = started.pid
 	a, err := b.load(netns, r)
-	if err == nil && v.process && a.Error == "" && !a.Usage.carried() {
-		err = errCarriedNothing
+	if err == nil && a.Error == "" {
+		switch carried := a.Usage.carried(); {
+		case v.process && !carried:
+			err = errCarriedNothing
+		case v.kernel && carried:
+			err = errCarriedItself
+		}
 	}
 	if err != nil {
 		a.Error = err.Error()
@@ -269,8 +277,9 @@ func (b *bench) record(s sample, v variant, r row) {
 	fmt.Fprintln(os.Stderr, line)
 }
 
-// mustBeFoundOut has a load go past a translator, which must be an error: else no
-// figure of this run could be believed.
+// mustBeFoundOut has a load go past a translator, and through one that should have
+// left it to the kernel, which must be errors: else no figure of this run could be
+// believed.
 func (b *bench) mustBeFoundOut() error {
 	for _, v := range b.variants {
 		if !v.resolves {
@@ -280,12 +289,18 @@ func (b *bench) mustBeFoundOut() error {
 		if err != nil {
 			return err
 		}
-		v.toUA = true
-		var s sample
-		b.take(&s, v, started, groups[0], groups[0].rows[0].ask(b.results.Scale, b.target(v)))
-		if s.Error != errCarriedNothing.Error() {
-			b.wrong = append(b.wrong, fmt.Sprintf("a load that went past %s was not found out: %q", v.name, s.Error))
+		found := func(what string, v variant, want error) {
+			var s sample
+			b.take(&s, v, started, groups[0], groups[0].rows[0].ask(b.results.Scale, b.target(v)))
+			if s.Error != want.Error() {
+				b.wrong = append(b.wrong, fmt.Sprintf("a load that went %s %s was not found out: %q", what, v.name, s.Error))
+			}
 		}
+		past, through := v, v
+		past.toUA = true
+		found("past", past, errCarriedNothing)
+		through.process, through.kernel = false, true
+		found("through", through, errCarriedItself)
 		return started.stop()
 	}
 	return nil

@@ -17,10 +17,10 @@ type variant struct {
 	name, what string
 	peer       bool   // a translator in user space that is not ours
 	process    bool   // it has a process, which must use CPU
+	kernel     bool   // it has one that must not: the kernel carries the load
 	resolves   bool   // it takes AA; it is ours
 	inner      bool   // the load runs in a namespace that the translator makes reachable
 	toUA       bool   // the load dials UA: it knows no AA
-	kernel     bool   // it has a process, and leaves the traffic to the kernel
 	tcpOnly    bool   // it does for a few rows, as a limit
 	program    string // that must be there, and which Debian package has it
 	pkg        string
