@@ -19,10 +19,10 @@ const testPort = 7000
 func hosts(t *testing.T) {
 	t.Helper()
 	isolate(t)
-	run(t, "sh", "-c", "echo 0 >/proc/sys/net/ipv6/conf/lo/accept_dad")
-	for _, a := range []netip.Addr{ua6, other6, ua4} {
-		run(t, "ip", "addr", "add", netip.PrefixFrom(a, a.BitLen()).String(), "dev", "lo")
+	for _, a := range []netip.Addr{ua6, other6} {
+		run(t, "ip", "addr", "add", a.String(), "dev", "lo", "nodad")
 	}
+	run(t, "ip", "addr", "add", ua4.String(), "dev", "lo")
 	run(t, "ip", "route", "add", prefix6.String(), "dev", "lo", "src", ua6.String())
 	run(t, "ip", "route", "add", prefix4.String(), "dev", "lo", "src", ua4.String())
 }
