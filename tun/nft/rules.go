@@ -135,14 +135,7 @@ func (t *Table) addChains() {
 		t.addBase("output", nftables.ChainTypeNAT, nftables.ChainHookOutput, priority),
 		t.addBase("prerouting", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, priority),
 	}
-	syns := []*nftables.Chain{
-		t.addBase("syn-output", nftables.ChainTypeFilter, nftables.ChainHookOutput, synPriority),
-		t.addBase("syn-prerouting", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, synPriority),
-	}
-	errs := []*nftables.Chain{
-		t.addBase("lost-input", nftables.ChainTypeFilter, nftables.ChainHookInput, lostPriority),
-		t.addBase("lost-postrouting", nftables.ChainTypeFilter, nftables.ChainHookPostrouting, lostPriority),
-	}
+	again, lost := t.addWatches()
 	if t.config.Masquerade {
 		t.addSource()
 	}
@@ -158,13 +151,24 @@ func (t *Table) addChains() {
 		for _, base := range bases {
 			t.rule(base, h.version(), h.load(h.dest, h.registers[0]), lookup(h.prefixes, h.registers[0]), verdict(expr.VerdictJump, "flow"+h.suffix))
 		}
-		for _, chain := range syns {
-			t.addSYNWatch(h, chain)
-		}
-		for _, chain := range errs {
-			t.addLostWatch(h, chain)
-		}
+		t.addSYNWatch(h, again)
+		t.addLostWatch(h, lost)
 	}
+}
+
+// addWatches adds what sees every packet of the host. Each meets one rule there
+// and, but for a few, no more; what may say that a member is silent goes on to the
+// chains that are returned.
+func (t *Table) addWatches() (again, lost *nftables.Chain) {
+	again = t.nft.AddChain(&nftables.Chain{Name: "syn", Table: t.table})
+	lost = t.nft.AddChain(&nftables.Chain{Name: "lost", Table: t.table})
+	known := join(state(expr.CtStateBitNEW), status(statusConfirmed), status(statusDNAT), verdict(expr.VerdictJump, again.Name))
+	about := join(state(expr.CtStateBitRELATED), status(statusDNAT), verdict(expr.VerdictJump, lost.Name))
+	t.rule(t.addBase("syn-output", nftables.ChainTypeFilter, nftables.ChainHookOutput, synPriority), known)
+	t.rule(t.addBase("syn-prerouting", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, synPriority), known)
+	t.rule(t.addBase("lost-input", nftables.ChainTypeFilter, nftables.ChainHookInput, lostPriority), about)
+	t.rule(t.addBase("lost-postrouting", nftables.ChainTypeFilter, nftables.ChainHookPostrouting, lostPriority), about)
+	return again, lost
 }
 
 // addSource adds what has the flows of other hosts come from this one: those that
@@ -217,18 +221,19 @@ func (t *Table) addPinChain(h *half) {
 }
 
 // addSYNWatch adds what notices that a member does not answer: a SYN of a
-// translated flow that is known already, so one that is sent again.
+// translated flow that is known already, so one that is sent again. The chain is met
+// by those only.
 func (t *Table) addSYNWatch(h *half, chain *nftables.Chain) {
-	t.rule(chain, state(expr.CtStateBitNEW), status(statusConfirmed), status(statusDNAT), h.version(), protocol(unix.IPPROTO_TCP), syn(),
+	t.rule(chain, h.version(), protocol(unix.IPPROTO_TCP), syn(),
 		h.load(h.dest, h.registers[0]), lookup(h.prefixes, h.registers[0]), h.note())
 }
 
 // addLostWatch adds what notices that there is no way to a member: an error that
-// quotes a packet of a translated flow.
+// quotes a packet of a translated flow. The chain is met by what is about such flows.
 func (t *Table) addLostWatch(h *half, chain *nftables.Chain) {
 	const icmpHeader = 8 // bytes, in either family
 	for _, code := range h.codes {
-		t.rule(chain, state(expr.CtStateBitRELATED), status(statusDNAT), h.version(), protocol(h.icmp), icmp(h.lost), icmpCode(code),
+		t.rule(chain, h.version(), protocol(h.icmp), icmp(h.lost), icmpCode(code),
 			one(&expr.Payload{DestRegister: h.registers[0], Base: expr.PayloadBaseTransportHeader, Offset: icmpHeader + h.dest, Len: h.size}),
 			lookup(h.prefixes, h.registers[0]), h.note())
 	}
