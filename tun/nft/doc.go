@@ -32,7 +32,7 @@
 //
 // A member that does not answer is noticed in the path of the packets: a SYN
 // that is sent again, or an ICMP error that says that the member cannot be
-// reached, puts (AA, UA) into a set for ten seconds, in which the map's word
+// reached, puts AA into a set for ten seconds, in which the map's word
 // does not count. The next flow goes to the TUN, which tries the member itself
 // and says to the resolver what it finds.
 //
