@@ -55,9 +55,13 @@ as_without() {
 	check "a pipe ends when CMD closes it" closes_early
 }
 
+# same_as_without COMMAND. Who runs the tests in the background, or from a program of
+# its own, may have had these ignored, and of them exec cannot know
+# (docs/howto/exec.md).
 same_as_without() {
-	plain sh -c "$1" <<<input >"$TMP/without" 2>&1 3</etc/hosts
-	run_cmd -- sh -c "$1" <<<input >"$TMP/with" 2>&1 3</etc/hosts
+	local as_usual=(env --default-signal=QUIT,PIPE)
+	plain "${as_usual[@]}" sh -c "$1" <<<input >"$TMP/without" 2>&1 3</etc/hosts
+	plain "${as_usual[@]}" "$TMP/aarptun" exec -- sh -c "$1" <<<input >"$TMP/with" 2>&1 3</etc/hosts
 	diff "$TMP/without" "$TMP/with"
 }
 
