@@ -122,10 +122,29 @@ fuzz() {
 	for package in $(go list ./...); do
 		for target in $(go test -list '^Fuzz' "$package" | grep '^Fuzz' || true); do
 			echo "== fuzz $package $target for $1"
-			# Where goroutines make the coverage waver, minimising would take the time.
-			go test -run "^$" -fuzz "^$target\$" -fuzztime "$1" -fuzzminimizetime 5x "$package"
+			fuzz_one "$package" "$target" "$1"
 		done
 	done
+}
+
+# fuzz_one PACKAGE TARGET TIME: before Go 1.27 a target may fail for the one reason that
+# its time is over (go.dev/issue/75804). That is none: what is found is written down.
+fuzz_one() {
+	local said status=0
+	said=$(mktemp)
+	# Where goroutines make the coverage waver, minimising would take the time.
+	go test -run "^$" -fuzz "^$2\$" -fuzztime "$3" -fuzzminimizetime 5x "$1" 2>&1 | tee "$said" || status=$?
+	if [ "$status" != 0 ] && only_time_is_over <"$said"; then
+		echo "its time was over in the middle of an input, and nothing was found"
+		status=0
+	fi
+	rm -f "$said"
+	return "$status"
+}
+
+# only_time_is_over reads what a target that has failed has said.
+only_time_is_over() {
+	[ "$(sed '1,/^--- FAIL: /d' | sed '/^FAIL$/,$d')" = "    context deadline exceeded" ]
 }
 
 case "${1:-}" in
